@@ -1,0 +1,136 @@
+"""The form of a setting: the base class of every settings section, and the value types they share.
+
+A part of mailflow that has settings declares one `Section` subclass beside its code; the docstring
+under each field is its documentation, from which the reference is generated. Values are checked and
+converted once, here, when the configuration is loaded: code that uses a setting sees a float of
+seconds, an int of bytes, an `Endpoint`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class Section(BaseModel):
+    """Base of all settings classes: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+def setting(default: Any = ..., *, postfix: str = "", **more: Any) -> Any:
+    """A field of a `Section`. `postfix` names Postfix's parameter for the same thing, for those who come from there."""
+    extra = {"postfix": postfix} if postfix else None
+    if isinstance(default, (list, dict)):
+        return Field(default_factory=default.copy, json_schema_extra=extra, **more)
+    return Field(default=default, json_schema_extra=extra, **more)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from "5m", "1.5h", "1h30m", or a number of seconds. Raises ValueError with the accepted form."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhdw])", value) if isinstance(value, str) else []
+    if not parts or "".join(n + u for n, u in parts) != value:
+        raise ValueError(
+            'not a duration (accepted: a number with a unit ms, s, m, h, d or w, such as "90s", "5m", "1h30m")'
+        )
+    return sum(float(n) * _SECONDS[u] for n, u in parts)
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact text that `parse_duration` reads back as the same number."""
+    for unit in ("w", "d", "h", "m", "s"):
+        if seconds and seconds % _SECONDS[unit] == 0:
+            return f"{int(seconds / _SECONDS[unit])}{unit}"
+    return f"{seconds * 1000:g}ms" if seconds and seconds < 1 else f"{seconds:g}s"
+
+
+def parse_size(value: object) -> int:
+    """Bytes from "25MiB", "10KB", or a whole number of bytes. Raises ValueError with the accepted form."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"(\d+) ?(B|[KMG]i?B)", value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError('not a size (accepted: a number with a unit B, KiB, MiB, GiB, KB, MB or GB, such as "25MiB")')
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def format_size(size: int) -> str:
+    """The shortest exact text that `parse_size` reads back as the same number."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _BYTES[unit] == 0:
+            return f"{size // _BYTES[unit]}{unit}"
+    return f"{size}B"
+
+
+class Endpoint(NamedTuple):
+    """A host and a port: "127.0.0.1:25", "[::1]:25", "[127.0.0.1]:25", "mail.example:25".
+
+    `literal` is true for brackets around the host: no MX look-up, as Postfix has it. `port` is 0 where none was given.
+    """
+
+    host: str
+    port: int
+    literal: bool = False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.literal or ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else host
+
+
+def parse_endpoint(value: object) -> Endpoint:
+    """An `Endpoint` from its text form. Raises ValueError with the accepted form."""
+    if isinstance(value, Endpoint):
+        return value
+    text = value if isinstance(value, str) else ""
+    match = re.fullmatch(r"(?:\[(?:IPv6:)?([^\[\]\s]+)\]|([^\[\]:\s]+))(?::(\d{1,5}))?", text, re.IGNORECASE)
+    if not match or int(match[3] or 0) > 65535:
+        raise ValueError(
+            'not a host and port (accepted: "mail.example:25", "127.0.0.1:25", "[::1]:25"; in brackets = no MX look-up)'
+        )
+    return Endpoint(match[1] or match[2], int(match[3] or 0), match[1] is not None)
+
+
+def parse_listen_address(value: object) -> Endpoint:
+    """An `Endpoint` whose port is given; port 0 chooses a free one. Raises ValueError with the accepted form."""
+    if not isinstance(value, (str, Endpoint)) or (isinstance(value, str) and not re.search(r":\d+$", value)):
+        raise ValueError('no port given (accepted: "0.0.0.0:25", "[::1]:2525"; port 0 chooses a free one)')
+    return parse_endpoint(value)
+
+
+def parse_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network from "192.0.2.0/24", "[2001:db8::]/32" or a single address. Raises ValueError with the accepted form."""
+    if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return value
+    try:
+        return ipaddress.ip_network(re.sub(r"[\[\]]", "", value) if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(
+            'not a network (accepted: "192.0.2.0/24", "[2001:db8::]/32", or one address; no bits set behind the prefix)'
+        ) from None
+
+
+def _typed(parse: Any, form: Any, kind: str, examples: list[str]) -> Any:
+    schema = {"type": kind, "examples": examples}
+    return (BeforeValidator(parse), PlainSerializer(form, when_used="json"), WithJsonSchema(schema))
+
+
+Duration = Annotated[float, *_typed(parse_duration, format_duration, "string", ["90s", "5m", "1h30m"])]
+"""Seconds as a float; written "5m", "2h", "5d"."""
+Size = Annotated[int, *_typed(parse_size, format_size, "string", ["25MiB", "10KB"])]
+"""Bytes as an int; written "25MiB"."""
+HostPort = Annotated[Endpoint, *_typed(parse_endpoint, str, "string", ["mail.example:25", "[127.0.0.1]:25"])]
+"""A next hop: host and port."""
+ListenAddress = Annotated[Endpoint, *_typed(parse_listen_address, str, "string", ["0.0.0.0:25", "[::1]:2525"])]
+"""An address to listen on: host and port, the port always given."""
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network, *_typed(parse_network, str, "string", ["192.0.2.0/24"])
+]
+"""An IP network."""
