@@ -1,0 +1,1 @@
+"""mailflow: a mail transfer agent in one Python process."""

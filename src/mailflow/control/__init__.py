@@ -1,0 +1,1 @@
+"""Steering a running server: HTTP with JSON over a UNIX socket."""

@@ -1,0 +1,1 @@
+"""The network's edge: name service and sockets. `dns.py` is the only importer of aiodns."""
