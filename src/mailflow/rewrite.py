@@ -1,0 +1,195 @@
+"""The switchboard: where does an address go?
+
+Callers: ingress asks `Resolver.resolve` at RCPT TO, the flow for mail that enters by other ways, and
+`mailflow resolve` prints its answer. The answer is a `Route` (transport, next hop, recipient, and why) or a
+`Refusal` with the reply that the client hears. The order is fixed and the first match decides:
+
+1. `[[route]]` entries, in the order of the configuration,
+2. `[local]` domains: a known user's mailbox, or "no such user",
+3. `[relay]` host, for all that is not ours,
+4. the domain itself, by MX look-up at delivery time.
+
+Everything here is synchronous and pure: no DNS, no files. One resolver serves ingress and routing alike, so that
+both always agree on what is local. What it does not do: decide who may send where (`ingress/policy.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import field_validator
+
+from mailflow.envelope import Route
+from mailflow.setting import HostPort, Network, Section, parse_endpoint, parse_network, setting
+
+CACHED_DOMAINS = 10_000
+"""Domains whose answer is remembered; beyond it the memory starts afresh."""
+
+Transport = Literal["smtp", "local", "discard", "error"]
+
+
+class RelaySettings(Section):
+    """Who may send mail to anywhere through this server, and which way it leaves."""
+
+    networks: list[Network] = setting(
+        [parse_network("127.0.0.0/8"), parse_network("[::1]/128")],
+        postfix="mynetworks",
+    )
+    """Clients in these networks may send to any destination. Everybody else may only send to local and relay domains."""
+    domains: list[str] = setting([], postfix="relay_domains")
+    """Domains that are not local but whose mail is accepted from everybody and relayed onward ("backup MX")."""
+    host: HostPort | None = setting(None, postfix="relayhost")
+    """All mail that is neither local nor named in a route goes to this host. In brackets: no MX look-up."""
+
+
+class RouteSettings(Section):
+    """One line of the switchboard."""
+
+    match: str = setting()
+    """What it applies to: a domain ("example.org"), all subdomains (".example.org"), an address ("joe@example.org"),
+    or "*" for everything."""
+    transport: Transport = setting("smtp", postfix="transport_maps")
+    """How it is delivered: "smtp"; "local"; "discard" (accepted and dropped); "error" (refused)."""
+    next_hop: str = setting("")
+    """For "smtp": host or domain, "[address]:port" without MX look-up; empty = the recipient's domain.
+    For "error": the words of the refusal."""
+
+    @field_validator("match")
+    @classmethod
+    def _lower(cls, value: str) -> str:
+        if not value or any(c.isspace() for c in value):
+            raise ValueError('not a pattern (accepted: "example.org", ".example.org", "joe@example.org" or "*")')
+        return value.lower()
+
+    @field_validator("next_hop")
+    @classmethod
+    def _host(cls, value: str, info: object) -> str:
+        transport = getattr(info, "data", {}).get("transport")
+        if transport == "smtp" and value:
+            parse_endpoint(value)
+        return value
+
+
+class LocalSettings(Section):
+    """Mail that ends here."""
+
+    domains: list[str] = setting([], postfix="mydestination")
+    """Domains whose users have their mailbox here."""
+    users: list[str] = setting([], postfix="local_recipient_maps")
+    """The local parts that exist in each of the local domains. Mail to any other is refused."""
+    maildir: str = setting("var/mail/{user}", postfix="home_mailbox")
+    """The Maildir of a user; created when the first message arrives. Relative to the configuration file."""
+    postmaster: str = setting("")
+    """The user who reads mail to postmaster (RFC 5321 §4.5.1 demands that it is accepted). Empty: the first of `users`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An address that no mail is accepted for."""
+
+    code: int
+    status: str
+    text: str
+    why: str
+
+
+def _no_origin(_key: str) -> str:
+    return ""
+
+
+class Resolver:
+    """Answers where addresses go, for one configuration."""
+
+    def __init__(
+        self,
+        local: LocalSettings,
+        relay: RelaySettings,
+        routes: Sequence[RouteSettings] = (),
+        *,
+        hostname: str,
+        origin: Callable[[str], str] = _no_origin,
+    ) -> None:
+        """`origin` tells the place of a configuration key ("route[0].match" -> "mailflow.toml:14") for `Route.why`."""
+        self._domains = frozenset(d.lower() for d in local.domains)
+        self._ours = self._domains | {d.lower() for d in relay.domains}
+        self._users = {u.lower(): u for u in local.users}
+        self._postmaster = local.postmaster or next(iter(local.users), "")
+        self._relay_host = str(relay.host) if relay.host else ""
+        self._routes = [(r, f"route {i + 1} ({r.match})", f"route[{i}].match") for i, r in enumerate(routes)]
+        self._addresses = any("@" in r.match for r in routes)
+        self._origin = origin
+        self._by_domain: dict[str, tuple[RouteSettings | None, str]] = {}
+        self.origin_domain = local.domains[0].lower() if local.domains else hostname
+        """The domain that completes an address without one."""
+
+    def is_ours(self, address: str) -> bool:
+        """Whether mail to this address is accepted from everybody: its domain is local or a relay domain."""
+        return self._domain(address) in self._ours
+
+    def resolve(self, address: str) -> Route | Refusal:
+        """Where mail to `address` goes. An address without domain belongs to the first local domain."""
+        local_part, at, domain = address.rpartition("@")
+        if not at:
+            local_part, domain = address, self.origin_domain
+            address = f"{local_part}@{domain}"
+        domain = domain.lower()
+        route, why = self._match(address, domain)
+        if route is not None:
+            return self._routed(route, address, local_part, domain, why)
+        if domain in self._domains:
+            return self._mailbox(local_part, address, why)
+        return Route("smtp", self._relay_host or domain, address, why)
+
+    def _domain(self, address: str) -> str:
+        return address.rpartition("@")[2].lower() if "@" in address else self.origin_domain
+
+    def _match(self, address: str, domain: str) -> tuple[RouteSettings | None, str]:
+        """The route that applies and the words for why; None where no route does."""
+        if self._addresses:
+            lowered = address.lower()
+            for route, name, key in self._routes:
+                if route.match == lowered or ("@" not in route.match and _covers(route.match, domain)):
+                    return route, self._why(name, key)
+        known = self._by_domain.get(domain)
+        if known is None:
+            if len(self._by_domain) >= CACHED_DOMAINS:
+                self._by_domain.clear()
+            known = self._by_domain[domain] = self._match_domain(domain)
+        return known
+
+    def _match_domain(self, domain: str) -> tuple[RouteSettings | None, str]:
+        for route, name, key in self._routes:
+            if _covers(route.match, domain):
+                return route, self._why(name, key)
+        if domain in self._domains:
+            return None, self._why("local.domains", "local.domains")
+        if self._relay_host:
+            return None, self._why("relay.host", "relay.host")
+        return None, "MX look-up of the domain"
+
+    def _why(self, name: str, key: str) -> str:
+        place = self._origin(key)
+        return f"{name}, {place}" if place else name
+
+    def _routed(self, route: RouteSettings, address: str, local_part: str, domain: str, why: str) -> Route | Refusal:
+        if route.transport == "error":
+            return Refusal(550, "5.1.2", route.next_hop or "Recipient address rejected", why)
+        if route.transport == "local":
+            return self._mailbox(local_part, address, why)
+        return Route(route.transport, route.next_hop or domain, address, why)
+
+    def _mailbox(self, local_part: str, address: str, why: str) -> Route | Refusal:
+        lowered = local_part.strip('"').lower()
+        user = self._users.get(lowered)
+        if user is None and lowered == "postmaster" and self._postmaster:
+            user = self._postmaster
+        if user is None:
+            return Refusal(550, "5.1.1", "No such user", f"{why}; not in local.users")
+        return Route("local", user, address, why)
+
+
+def _covers(pattern: str, domain: str) -> bool:
+    """Whether a route's domain pattern applies: "*", the domain itself, or ".parent" for all its subdomains."""
+    return pattern in ("*", domain) or (pattern[0] == "." and domain.endswith(pattern))
