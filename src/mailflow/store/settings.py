@@ -1,0 +1,55 @@
+"""The settings of the queue: section [queue] of the configuration.
+
+Durations are seconds, sizes bytes, once loaded. The waits between attempts belong here because they decide what is
+written to disk as a recipient's next due time; how many deliveries run at once is the scheduler's section.
+"""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from mailflow.setting import Duration, Section, Size, setting
+
+
+class QueueSettings(Section):
+    """The queue on disk: how long and how often a message is tried, and how much room it may take."""
+
+    backoff: list[Duration] = setting(["5m", "2h"], postfix="minimal_backoff_time, maximal_backoff_time")
+    """Wait after the first failed attempt, and the longest wait. Each failure doubles the wait until the longest is
+    reached; some jitter is added so that messages deferred together do not come back together."""
+    lifetime: Duration = setting("5d", postfix="maximal_queue_lifetime")
+    """How long a message is tried before it is returned to its sender as undeliverable. 0: one attempt only."""
+    bounce_lifetime: Duration = setting("5d", postfix="bounce_queue_lifetime")
+    """The same for a message with the null sender (a bounce), which is then dropped, for it has nobody to return to."""
+    warn_after: Duration = setting("0s", postfix="delay_warning_time")
+    """The sender is told once that a message is late when it has been in the queue this long. 0: never."""
+    reserve: Size = setting("64MiB", postfix="queue_minfree")
+    """Free space on the spool's disk that new mail may not use up; it is left for bounces and deferrals. A message
+    that would go below it is refused with 452."""
+    content_file_threshold: Size = setting("1MiB", ge=65_536, le=67_108_864)
+    """A message larger than this is written to a file of its own below the spool while it arrives, with bounded memory;
+    a smaller one is collected in memory and stored in the database. Measured in docs/queue.md."""
+    write_buffer: Size = setting("64MiB", ge=1_048_576)
+    """Bytes of accepted content that may wait in memory for the disk. More is refused with 451 until some is written."""
+    cache: Size = setting("32MiB", ge=1_048_576)
+    """Memory for pages of the database."""
+    checkpoint: Size = setting("16MiB", ge=1_048_576)
+    """Size that the write-ahead log grows to before its pages are copied to the database. It is then used again from
+    its beginning; the file stays this large."""
+
+    @field_validator("backoff")
+    @classmethod
+    def _two_waits(cls, value: list[float]) -> list[float]:
+        if len(value) != 2 or not 0 < value[0] <= value[1]:
+            raise ValueError('not two waits, the shorter first (accepted: ["5m", "2h"])')
+        return value
+
+    @property
+    def first_wait(self) -> float:
+        """Seconds to wait after the first failed attempt."""
+        return self.backoff[0]
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that a wait never exceeds."""
+        return self.backoff[1]
