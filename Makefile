@@ -1,0 +1,89 @@
+# What one does here, each one word: `make run`, `make test`, `make check`, `make bench`.
+# Needs Python >= 3.11 (with venv) and make; everything else goes into .venv.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= config/mailflow.toml
+TESTS ?= tests
+
+# The first of these that runs and is new enough; a name that is found but does not run is passed over.
+define FIND_PYTHON
+for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python3.14; do \
+  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$p; break; fi; \
+done
+endef
+
+.PHONY: help run test check format docs bench bench-short torture clean distclean
+
+help:
+	@echo 'make run          start the server with $(CONFIG)'
+	@echo 'make test         run the tests (TESTS=tests/e2e for some of them)'
+	@echo 'make check        format check, lint, types, layers, generated documents, tests'
+	@echo 'make format       let ruff format and mend what it can'
+	@echo 'make docs         write the generated documents anew'
+	@echo 'make bench        measure, beside Postfix where it is installed (about 15 minutes)'
+	@echo 'make bench-short  the same, a few cases only (about 2 minutes)'
+	@echo 'make torture      kill the server again and again, and count the mail (about 10 minutes)'
+	@echo 'make clean        remove what the tools left; make distclean: .venv and ./var (spool and mail!) too'
+
+run: $(VENV)/.installed
+	@exec $(BIN)/mailflow serve --config $(CONFIG)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(TESTS) -m 'not slow'
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tests/wishes.py --check
+	$(BIN)/python -m pytest $(TESTS) -m 'not slow'
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(BIN)/python tests/wishes.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m bench
+
+bench-short: $(VENV)/.installed
+	$(BIN)/python -m bench --short
+
+torture: $(VENV)/.dev
+	MAILFLOW_TORTURE=1 $(BIN)/python -m pytest tests/e2e -m slow --timeout 1200
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/results
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) var
+
+# The package itself, editable; again only when pyproject.toml changed.
+$(VENV)/.installed: pyproject.toml
+	@python=$$($(FIND_PYTHON)); \
+	if [ -z "$$python" ]; then \
+	  echo 'mailflow needs Python 3.11 or newer, and none was found (looked for python3.13, python3.12, python3.11, python3). Name one: make PYTHON=/path/to/python3' >&2; exit 1; \
+	fi; \
+	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	  if ! $$python -c 'import venv, ensurepip' 2>/dev/null; then \
+	    echo "$$python lacks the venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$python"; \
+	  $$python -m venv --clear $(VENV); \
+	fi
+	@echo 'Installing mailflow into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# The tools of the `dev` group; dependency groups need pip 25.1.
+$(VENV)/.dev: $(VENV)/.installed
+	@echo 'Installing the development tools into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
