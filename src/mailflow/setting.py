@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 def setting(default: Any = ..., *, postfix: str = "", **more: Any) -> Any:
     """A field of a `Section`. `postfix` names Postfix's parameter for the same thing, for those who come from there."""
-    extra = {"postfix": postfix} if postfix else None
+    extra: Any = {"postfix": postfix} if postfix else None
     if isinstance(default, (list, dict)):
         return Field(default_factory=default.copy, json_schema_extra=extra, **more)
     return Field(default=default, json_schema_extra=extra, **more)

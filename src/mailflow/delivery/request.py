@@ -78,6 +78,7 @@ class Delivery:
     __slots__ = (
         "connected",
         "content",
+        "entered",
         "facts",
         "hosts",
         "job",
@@ -102,6 +103,8 @@ class Delivery:
         self.transport = transport
         self.next_hop = next_hop
         self.content = content
+        self.entered = started
+        """Loop time when the scheduler was given the job."""
         self.started = started
         """Loop time when the scheduler handed the job out."""
         self.connected = started

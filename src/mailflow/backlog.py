@@ -1,0 +1,145 @@
+"""Which destinations have mail on disk that is not in memory, and when to fetch it.
+
+The queue keeps every recipient on disk with its due time; the scheduler holds the few that are about to be
+delivered. This is the pure bookkeeping between them. Callers (only `flow`):
+
+- `note(destination, due)`: a recipient was left on disk (deferred, or the scheduler had no room for it);
+- `take(now)`: the next destination to load a slice for, or None; it is then `loading` until
+- `loaded(...)`: the slice has come; what else is due and since when;
+- `block(destination, until)` / `unblock(destination)`: no room in memory for more of it at present.
+
+Invariants: a destination that was noted is taken again and again until a slice was complete, so nothing on disk
+is forgotten; a slice that was not complete is followed by the one behind it (`after`); only one load per destination
+is under way. One small object per destination with mail on disk, a heap entry for each change. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+NEVER = float("inf")
+
+
+class LoadRequest(NamedTuple):
+    """What to ask the queue for."""
+
+    destination: str
+    after: Any
+    """The `Position` behind which the slice begins; None = from the start."""
+
+
+@dataclass(slots=True)
+class _Site:
+    destination: str
+    due: float = NEVER
+    """The earliest due time known of what is on disk only."""
+    after: Any = None
+    loading: bool = False
+    blocked_until: float = 0.0
+    fresh: bool = field(default=False)
+    """Mail that was never tried waits on disk: later mail goes behind it, to keep the order of arrival."""
+
+    def wake_at(self) -> float:
+        return max(self.due, self.blocked_until)
+
+
+class Backlog:
+    """See the module's description."""
+
+    def __init__(self) -> None:
+        self._sites: dict[str, _Site] = {}
+        self._heap: list[tuple[float, int, _Site]] = []
+        self._sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        loading = sum(s.loading for s in self._sites.values())
+        return f"<Backlog destinations={len(self._sites)} loading={loading}>"
+
+    def note(self, destination: str, due: float, *, fresh: bool = False) -> None:
+        """A recipient of `destination`, due at `due`, is on disk only. `fresh`: it was never tried."""
+        site = self._sites.get(destination)
+        if site is None:
+            site = self._sites[destination] = _Site(destination)
+        site.fresh |= fresh
+        if due < site.due:
+            site.due = due
+            self._push(site)
+
+    def has_fresh(self, destination: str) -> bool:
+        """Whether new mail for this destination has to queue behind older new mail on disk."""
+        site = self._sites.get(destination)
+        return site is not None and site.fresh
+
+    def take(self, now: float) -> LoadRequest | None:
+        """The next destination with mail that is due, in order of due time; None when there is none."""
+        while self._heap and self._heap[0][0] <= now:
+            at, _, site = heapq.heappop(self._heap)
+            if site.loading or at != site.wake_at() or self._sites.get(site.destination) is not site:
+                continue
+            site.loading = True
+            site.due = NEVER
+            return LoadRequest(site.destination, site.after)
+        return None
+
+    def loaded(self, destination: str, *, after: Any, complete: bool, next_due: float | None, now: float) -> None:
+        """The slice asked for has come. `after`: its last position; `complete`: nothing due is behind it;
+        `next_due`: the earliest due time of what is not due yet."""
+        site = self._sites[destination]
+        site.loading = False
+        if complete:
+            site.after = None
+            site.fresh = site.fresh and site.due != NEVER  # noted while the slice was on its way
+        else:
+            site.after = after
+            site.due = min(site.due, now)
+        if next_due is not None:
+            site.due = min(site.due, next_due)
+        self._settle(site)
+
+    def failed(self, destination: str, retry_at: float) -> None:
+        """The load did not succeed; it is tried again at `retry_at`."""
+        site = self._sites[destination]
+        site.loading = False
+        site.due = min(site.due, retry_at)
+        site.blocked_until = retry_at
+        self._settle(site)
+
+    def block(self, destination: str, until: float) -> None:
+        """No more of this destination is taken before `until` or `unblock`."""
+        site = self._sites.get(destination)
+        if site is not None and site.due != NEVER:
+            site.blocked_until = until
+            self._push(site)
+
+    def unblock(self, destination: str) -> None:
+        """There is room again."""
+        site = self._sites.get(destination)
+        if site is not None and site.blocked_until:
+            site.blocked_until = 0.0
+            if site.due != NEVER:
+                self._push(site)
+
+    def deadline(self) -> float | None:
+        """When `take` will have something, if nothing else happens; None = never."""
+        while self._heap:
+            at, _, site = self._heap[0]
+            if not site.loading and at == site.wake_at() and self._sites.get(site.destination) is site:
+                return at
+            heapq.heappop(self._heap)
+        return None
+
+    def _settle(self, site: _Site) -> None:
+        if site.due == NEVER:
+            del self._sites[site.destination]
+        else:
+            self._push(site)
+
+    def _push(self, site: _Site) -> None:
+        if not site.loading:
+            self._sequence += 1
+            heapq.heappush(self._heap, (site.wake_at(), self._sequence, site))
