@@ -1,0 +1,174 @@
+"""The form of log lines: events in, bytes out.
+
+Pure; called by the log's writer thread with slices of events, so that its cost is paid beside the loop.
+
+Text form: `2026-11-22T07:52:22.123+00:00 info delivered id=1js8he3dc00 to=bob@example.test status=sent`.
+A value is quoted when it holds a space, quote, "=" or backslash or a character that is not printable; inside quotes
+these are escaped (`\\"`, `\\\\`, `\\n`, `\\x1b`, `\\u202e`). So one event is always one line, and no client can
+write a line or a field of its own (log injection). JSON form: one object a line, keys `time`, `level`, `event`, then
+the fields. Values are cut at `VALUE_LIMIT` characters.
+
+Why the text form is built the way it is: at 40,000 lines/s the writer thread shares the GIL with the loop, and
+looking at each value costs 3 µs a line. So a line is made by one %-template with control characters as separators, and
+values are checked together: spaces, quotes and "=" per line (none may be there yet), control characters once
+per slice (only the separators may be there). Lines that fail take the slow, exact way.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Protocol
+
+VALUE_LIMIT = 1024
+_LINE_LIMIT = 4096  # longer ones are looked at value by value, so that VALUE_LIMIT holds
+_TEMPLATES_LIMIT = 1000  # event names and keys stand in our code, so this is never reached
+_GAP, _EQUALS = "\x1f", "\x1e"
+_CONTROLS = bytes([*range(32), 127])
+_NOT_CONTROLS = bytes(b for b in range(256) if b not in _CONTROLS)
+_SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+class Level(IntEnum):
+    """How much an event matters."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+_WORDS = {level.value: level.name.lower() for level in Level}
+
+Event = tuple[float, int, str, dict[str, object]]
+"""Time in seconds since 1970, level, name, fields."""
+
+
+class Formatter(Protocol):
+    """Turns a slice of events into the bytes to write."""
+
+    def format(self, events: list[Event]) -> bytes: ...
+
+
+class Clock:
+    """Local time as ISO 8601 with milliseconds and zone; the parts are kept while the time does not change."""
+
+    __slots__ = ("_millisecond", "_second", "_start", "_text", "_zone")
+
+    def __init__(self) -> None:
+        self._second = self._millisecond = -1
+        self._start = self._zone = self._text = ""
+
+    def stamp(self, at: float) -> str:
+        """The text for `at` seconds since 1970: "2026-11-22T07:52:22.123+00:00"."""
+        millisecond = int(at * 1000)
+        if millisecond != self._millisecond:
+            second = millisecond // 1000
+            if second != self._second:
+                local = time.localtime(second)
+                self._start = time.strftime("%Y-%m-%dT%H:%M:%S.", local)
+                zone = time.strftime("%z", local)
+                self._zone = f"{zone[:3]}:{zone[3:5]}"
+                self._second = second
+            self._millisecond = millisecond
+            self._text = f"{self._start}{millisecond - second * 1000:03d}{self._zone}"
+        return self._text
+
+
+def key_of(name: str) -> str:
+    """The key that a keyword stands for: "from_" -> "from", because Python has that word for itself."""
+    return name.removesuffix("_")
+
+
+def quote(value: object) -> str:
+    """One value in text form, quoted and escaped where that is needed."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > VALUE_LIMIT:
+        text = text[:VALUE_LIMIT] + "…"
+    if text.isprintable() and not (" " in text or '"' in text or "=" in text or "\\" in text):
+        return text
+    return f'"{"".join(c if c == " " else _escape(c) for c in text)}"'
+
+
+def _escape(char: str) -> str:
+    if char in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+class TextFormatter:
+    """Lines of key=value."""
+
+    def __init__(self) -> None:
+        self._stamp = Clock().stamp
+        self._templates: dict[tuple[object, ...], tuple[str, int]] = {}
+
+    def format(self, events: list[Event]) -> bytes:
+        """The lines of some events, each ended by LF."""
+        lines: list[str] = []
+        separators = 0
+        templates, stamp = self._templates, self._stamp
+        for event in events:
+            at, level, name, fields = event
+            key = (level, name, *fields)
+            template, count = templates.get(key) or self._template(key, fields)
+            line = template % (stamp(at), *fields.values())
+            if (
+                " " in line
+                or "=" in line
+                or '"' in line
+                or "\\" in line
+                or not line.isascii()
+                or len(line) > _LINE_LIMIT
+            ):
+                lines.append(self._careful(event))
+                separators += 1
+            else:
+                lines.append(line)
+                separators += count
+        data = "".join(lines).encode()
+        if len(data.translate(None, _NOT_CONTROLS)) != separators:
+            return "".join(map(self._careful, events)).encode()
+        return data.replace(b"\x1f", b" ").replace(b"\x1e", b"=")
+
+    def _template(self, key: tuple[object, ...], fields: Iterable[str]) -> tuple[str, int]:
+        """A %-template for events of this level, name and keys, and the control characters in it."""
+        if len(self._templates) >= _TEMPLATES_LIMIT:
+            self._templates.clear()
+        level, name = key[:2]
+        pairs = [f"{key_of(k)}{_EQUALS}%s".replace("%", "%%").replace("%%s", "%s") for k in fields]
+        text = _GAP.join(["%s", _WORDS.get(level, "info"), str(name).replace("%", "%%"), *pairs]) + "\n"  # type: ignore[call-overload]
+        made = self._templates[key] = (text, text.count(_GAP) + text.count(_EQUALS) + 1)
+        return made
+
+    def _careful(self, event: Event) -> str:
+        at, level, name, fields = event
+        pairs = [f"{key_of(k)}={quote(v)}" for k, v in fields.items()]
+        return " ".join([self._stamp(at), _WORDS.get(level, "info"), name, *pairs]) + "\n"
+
+
+class JsonFormatter:
+    """One JSON object a line. All that is not ASCII is escaped, as JSON allows."""
+
+    def __init__(self) -> None:
+        self._stamp = Clock().stamp
+        self._encode = json.JSONEncoder(separators=(",", ":"), default=str, check_circular=False).encode
+
+    def format(self, events: list[Event]) -> bytes:
+        """The lines of some events, each ended by LF."""
+        lines = [self._line(event) for event in events]
+        lines.append("")
+        return "\n".join(lines).encode()
+
+    def _line(self, event: Event) -> str:
+        at, level, name, fields = event
+        record: dict[str, object] = {"time": self._stamp(at), "level": _WORDS.get(level, "info"), "event": name}
+        for key, value in fields.items():
+            long = isinstance(value, str) and len(value) > VALUE_LIMIT
+            record[key_of(key)] = f"{value[:VALUE_LIMIT]}…" if long and isinstance(value, str) else value
+        return self._encode(record)
