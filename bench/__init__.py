@@ -1,0 +1,1 @@
+"""Measurements of mailflow, beside Postfix where that is installed; `python -m bench`."""
