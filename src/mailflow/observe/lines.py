@@ -5,8 +5,8 @@ Pure; called by the log's writer thread with slices of events, so that its cost 
 Text form: `2026-11-22T07:52:22.123+00:00 info delivered id=1js8he3dc00 to=bob@example.test status=sent`.
 A value is quoted when it holds a space, quote, "=" or backslash or a character that is not printable; inside quotes
 these are escaped (`\\"`, `\\\\`, `\\n`, `\\x1b`, `\\u202e`). So one event is always one line, and no client can
-write a line or a field of its own (log injection). JSON form: one object a line, keys `time`, `level`, `event`, then
-the fields. Values are cut at `VALUE_LIMIT` characters.
+write a line or a field of its own (log injection). `reason` is free text: always quoted, always last. JSON form: one
+object a line, keys `time`, `level`, `event`, then the fields. Values are cut at `VALUE_LIMIT` characters.
 
 Why the text form is built the way it is: at 40,000 lines/s the writer thread shares the GIL with the loop, and
 looking at each value costs 3 µs a line. So a line is made by one %-template with control characters as separators, and
@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 VALUE_LIMIT = 1024
 _LINE_LIMIT = 4096  # longer ones are looked at value by value, so that VALUE_LIMIT holds
 _TEMPLATES_LIMIT = 1000  # event names and keys stand in our code, so this is never reached
 _GAP, _EQUALS = "\x1f", "\x1e"
+_FREE = "reason"  # the one field that holds sentences
 _CONTROLS = bytes([*range(32), 127])
 _NOT_CONTROLS = bytes(b for b in range(256) if b not in _CONTROLS)
-_SHORT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 class Level(IntEnum):
@@ -87,69 +87,101 @@ def quote(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     if len(text) > VALUE_LIMIT:
         text = text[:VALUE_LIMIT] + "…"
-    if text.isprintable() and not (" " in text or '"' in text or "=" in text or "\\" in text):
-        return text
-    return f'"{"".join(c if c == " " else _escape(c) for c in text)}"'
+    if '"' in text or "\\" in text or not text.isprintable():
+        return f'"{"".join(map(_escape, text))}"'
+    return f'"{text}"' if " " in text or "=" in text else text
 
 
 def _escape(char: str) -> str:
+    if char.isprintable():
+        return f"\\{char}" if char in '"\\' else char
+    code = ord(char)
     if char in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[char]
-    if char.isprintable():
-        return char
-    code = ord(char)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def quote_always(value: object) -> str:
+    """One value of free text, always in quotes."""
+    text = quote(value)
+    return text if text.startswith('"') else f'"{text}"'
+
+
+class _Template(NamedTuple):
+    """How events of one level, name and set of keys are written."""
+
+    text: str
+    """For the %-operator: time and all values but the free text."""
+    controls: int
+    """Control characters in the line, all of them separators."""
+    free: int
+    """Place of the free text among the values, 0 when there is none. It is added behind the template."""
+
+
 class TextFormatter:
-    """Lines of key=value."""
+    """Lines of key=value. Free text comes last and is always quoted."""
 
     def __init__(self) -> None:
         self._stamp = Clock().stamp
-        self._templates: dict[tuple[object, ...], tuple[str, int]] = {}
+        self._templates: dict[tuple[object, ...], _Template] = {}
 
     def format(self, events: list[Event]) -> bytes:
         """The lines of some events, each ended by LF."""
         lines: list[str] = []
-        separators = 0
-        templates, stamp = self._templates, self._stamp
+        controls = 0
+        templates, stamp, stamped, at_stamp = self._templates, self._stamp, -1, ""
         for event in events:
             at, level, name, fields = event
+            if (millisecond := int(at * 1000)) != stamped:
+                stamped, at_stamp = millisecond, stamp(at)
             key = (level, name, *fields)
-            template, count = templates.get(key) or self._template(key, fields)
-            line = template % (stamp(at), *fields.values())
-            if (
-                " " in line
-                or "=" in line
-                or '"' in line
-                or "\\" in line
-                or not line.isascii()
-                or len(line) > _LINE_LIMIT
-            ):
-                lines.append(self._careful(event))
-                separators += 1
+            template, count, free = templates.get(key) or self._template(key)
+            if free:
+                values = [at_stamp, *fields.values()]
+                text = str(values.pop(free))
+                line = template % (*values,)
+                if " " in line or "=" in line or '"' in line or "\\" in line or '"' in text or "\\" in text:
+                    line, count = self._careful(event), 1
+                else:
+                    line = f'{line}{_GAP}{_FREE}{_EQUALS}"{text}"\n'
             else:
-                lines.append(line)
-                separators += count
+                line = template % (at_stamp, *fields.values())
+                if " " in line or "=" in line or '"' in line or "\\" in line:
+                    line, count = self._careful(event), 1
+            if len(line) > _LINE_LIMIT or not line.isascii():
+                line, count = self._careful(event), 1
+            lines.append(line)
+            controls += count
         data = "".join(lines).encode()
-        if len(data.translate(None, _NOT_CONTROLS)) != separators:
+        if len(data.translate(None, _NOT_CONTROLS)) != controls:
             return "".join(map(self._careful, events)).encode()
         return data.replace(b"\x1f", b" ").replace(b"\x1e", b"=")
 
-    def _template(self, key: tuple[object, ...], fields: Iterable[str]) -> tuple[str, int]:
-        """A %-template for events of this level, name and keys, and the control characters in it."""
+    def _template(self, key: tuple[Any, ...]) -> _Template:
+        """Made once for each combination that the code uses."""
         if len(self._templates) >= _TEMPLATES_LIMIT:
             self._templates.clear()
-        level, name = key[:2]
-        pairs = [f"{key_of(k)}{_EQUALS}%s".replace("%", "%%").replace("%%s", "%s") for k in fields]
-        text = _GAP.join(["%s", _WORDS.get(level, "info"), str(name).replace("%", "%%"), *pairs]) + "\n"  # type: ignore[call-overload]
-        made = self._templates[key] = (text, text.count(_GAP) + text.count(_EQUALS) + 1)
+        level, name, *keys = key
+        pairs = [f"{_literal(key_of(k))}{_EQUALS}%s" for k in keys if k != _FREE]
+        text = _GAP.join(["%s", _WORDS.get(level, "info"), _literal(name), *pairs])
+        free = keys.index(_FREE) + 1 if _FREE in keys else 0
+        controls = text.count(_GAP) + text.count(_EQUALS) + (3 if free else 1)
+        if not free:
+            text += "\n"
+        made = self._templates[key] = _Template(text, controls, free)
         return made
 
     def _careful(self, event: Event) -> str:
+        """The slow, exact way, for a line in which something needs to be quoted."""
         at, level, name, fields = event
-        pairs = [f"{key_of(k)}={quote(v)}" for k, v in fields.items()]
+        pairs = [f"{key_of(k)}={quote(v)}" for k, v in fields.items() if k != _FREE]
+        if _FREE in fields:
+            pairs.append(f"{_FREE}={quote_always(fields[_FREE])}")
         return " ".join([self._stamp(at), _WORDS.get(level, "info"), name, *pairs]) + "\n"
+
+
+def _literal(text: str) -> str:
+    return text.replace("%", "%%")
 
 
 class JsonFormatter:
