@@ -39,7 +39,7 @@ MORE_TRIES = 2
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help="three cases, two short runs each (about two minutes)")
     parser.add_argument("--servers", default=",".join(SERVERS), help=f"some of {','.join(SERVERS)}")
     parser.add_argument("--repeats", type=int, help="runs of each case (default 3; short: 2)")

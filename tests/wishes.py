@@ -55,7 +55,7 @@ def module_marks(tree: ast.Module) -> set[int]:
     return set()
 
 
-def tests_in(body: list[ast.stmt], inherited: set[int], prefix: str = "") -> list[tuple[int, str]]:
+def tests_in(body: list[ast.stmt], inherited: set[int], prefix: str) -> list[tuple[int, str]]:
     """(wish, test name) for each marked test in a module's or class's body."""
     found = []
     for node in body:
@@ -71,7 +71,7 @@ def page() -> str:
     shown: dict[int, list[str]] = {}
     for file in sorted(TESTS.rglob("test_*.py")):
         tree = ast.parse(file.read_text())
-        for number, name in tests_in(tree.body, module_marks(tree)):
+        for number, name in tests_in(tree.body, module_marks(tree), ""):
             link = f"[{name}](../{file.relative_to(TESTS.parent).as_posix()})"
             shown.setdefault(number, []).append(link)
     wishes = [line.split("\t") for line in (TESTS / "wishes.txt").read_text().splitlines()]

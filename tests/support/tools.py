@@ -1,0 +1,45 @@
+"""Debian's mail tools as peers; a test that needs one that is missing is skipped with the package's name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks", "strace": "strace"}
+
+
+def tool(name: str) -> str:
+    """The path of a tool; skips the test when it is not installed."""
+    path = shutil.which(name, path=SEARCH)
+    if path is None:
+        pytest.skip(f"{name} is missing: install Debian's package {PACKAGES[name]}")
+    return path
+
+
+def smtp_source(
+    port: int, *options: str, messages: int, sessions: int = 5, to: str = "user@remote.test"
+) -> subprocess.Popen[str]:
+    """smtp-source, started; every recipient is another one (a number before `to`)."""
+    command = [tool("smtp-source"), "-4", "-N", "-s", str(sessions), "-m", str(messages), "-f", "sender@client.test"]
+    command += ["-t", to, *options, f"127.0.0.1:{port}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def swaks(port: int, *options: str, expect: int = 0) -> str:
+    """swaks against 127.0.0.1; what it printed."""
+    command = [tool("swaks"), "--server", "127.0.0.1", "--port", str(port), "--helo", "client.test", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == expect, f"swaks ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def strace(*options: str) -> list[str]:
+    """The words before a command that run it under strace; skips where tracing is not allowed."""
+    path = tool("strace")
+    if subprocess.run([path, "-o", os.devnull, "true"], capture_output=True).returncode:
+        pytest.skip("strace may not trace here (ptrace is forbidden)")
+    return [path, "-f", "-qq", *options]
