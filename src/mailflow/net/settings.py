@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import ipaddress
+from typing import Annotated
 
 from pydantic import AfterValidator
 
-from mailflow.net.sockets import is_address
-from mailflow.setting import Duration, HostPort, Section, setting
+from mailflow.setting import Duration, Endpoint, HostPort, Section, setting
 
 
-def _numeric(value: Any) -> Any:
-    if not is_address(value.host):
-        raise ValueError('a name server is given by its address (accepted: "192.0.2.53", "127.0.0.1:5353", "[::1]:53")')
+def _numeric(value: Endpoint) -> Endpoint:
+    try:
+        ipaddress.ip_address(value.host)
+    except ValueError:
+        raise ValueError(
+            'a name server is given by its address (accepted: "192.0.2.53", "127.0.0.1:5353", "[::1]:53")'
+        ) from None
     return value
 
 

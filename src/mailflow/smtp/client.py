@@ -1,0 +1,409 @@
+"""SMTP client, without I/O: one connection's conversation, from the greeting to QUIT (RFC 5321 §3, §4.1.4).
+
+The shell calls `feed` with what arrived, then reads `finished` (transactions that have all their answers) and writes
+`take()`, everything that is to be sent, in one go: one write a flight. It may `begin` a transaction whenever
+`room` is true: at once on a connection that is READY, or behind the one under way where the host pipelines
+(RFC 2920 §3.1 lets MAIL, RCPT and DATA follow a body in the same group). A content that the shell streams is asked for
+by `wants_body`; it comes by `body` and `end_body`.
+
+Invariants: replies are matched to commands by one queue, `_expected`; a transaction in `finished` has one
+answer for each recipient; once CLOSED nothing is sent any more and every unfinished transaction has been
+returned. The core knows no clock, no address and no policy: what an answer means is decided elsewhere.
+
+    GREETING ─► HELLO ─► READY ⇄ BUSY ─► QUITTING ─► CLOSED        (421, garbage, loss: from anywhere to CLOSED)
+                    └ TLS will have its place here, between EHLO and the first MAIL
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import ClassVar
+
+from mailflow.smtp.dots import DotStuffer, wire_form
+from mailflow.smtp.reply import Reply
+from mailflow.smtp.reply_parser import ReplyError, ReplyParser
+from mailflow.smtp.transaction import (
+    Answer,
+    End,
+    Extensions,
+    Step,
+    Transaction,
+    mail_command,
+    obstacle,
+    parse_extensions,
+    rcpt_command,
+)
+
+OWN_BUFFER = 65536
+"""Bytes from which a content is handed out as a buffer of its own, so that it is never copied into another."""
+
+
+class State(Enum):
+    """Where the conversation stands."""
+
+    GREETING = "waiting for the greeting"
+    HELLO = "introducing ourselves"
+    READY = "ready for a message"
+    BUSY = "sending a message"
+    QUITTING = "saying goodbye"
+    CLOSED = "closed"
+
+
+class Client:
+    """The conversation with one host."""
+
+    __slots__ = (
+        "_expected",
+        "_helo",
+        "_name",
+        "_needs_reset",
+        "_next",
+        "_next_sent",
+        "_out",
+        "_parser",
+        "_stuffer",
+        "_unsent_rcpts",
+        "current",
+        "end",
+        "ended_at",
+        "extensions",
+        "finished",
+        "greeting",
+        "last",
+        "mark",
+        "state",
+        "wants_body",
+    )
+
+    def __init__(self, name: str, *, esmtp: bool = True) -> None:
+        """`name` is what we introduce ourselves by; `esmtp` False begins with HELO (for hosts that hang up at EHLO)."""
+        self._name = name
+        self._helo = not esmtp
+        self._parser = ReplyParser()
+        self._expected: deque[Step] = deque((Step.GREETING,))
+        self._out: list[bytes] = []
+        self._next: Transaction | None = None
+        self._next_sent = False
+        self._needs_reset = False
+        self._unsent_rcpts = 0
+        self._stuffer = DotStuffer()
+        self.state = State.GREETING
+        self.end: End | None = None
+        """Why the conversation ended, once `state` is CLOSED."""
+        self.ended_at: Step | None = None
+        """What was awaited when it ended."""
+        self.current: Transaction | None = None
+        """The transaction whose answers are coming in."""
+        self.finished: list[Transaction] = []
+        """Transactions that have all their answers; the shell takes them out."""
+        self.greeting: Reply | None = None
+        self.last: Reply | None = None
+        """The last reply of all."""
+        self.extensions = Extensions({})
+        self.mark = 0
+        """Changes with every reply and flight: the shell measures time limits from its last change."""
+        self.wants_body = False
+        """The shell shall stream the current transaction's content now."""
+
+    def __repr__(self) -> str:
+        waiting = self.waiting
+        step = waiting.name if waiting is not None else None
+        return f"<Client {self.state.name} waiting={step} current={self.current} next={self._next}>"
+
+    # What the shell asks
+
+    @property
+    def waiting(self) -> Step | None:
+        """The step whose reply is awaited, BODY while a content is being streamed; None when nothing is."""
+        if self.wants_body:
+            return Step.BODY
+        return self._expected[0] if self._expected else None
+
+    @property
+    def room(self) -> bool:
+        """Whether `begin` may be called now."""
+        if self.state is State.READY:
+            return True
+        return self.state is State.BUSY and self.extensions.pipelining and self._next is None
+
+    def take(self) -> list[bytes]:
+        """What is to be written now: few buffers, in order; a large content is one of its own, uncopied."""
+        out = self._out
+        if out:
+            self._out = []
+            if len(out) > 1:
+                return _joined(out)
+        return out
+
+    # What the shell tells
+
+    def begin(self, transaction: Transaction) -> None:
+        """Starts a transaction, or puts it behind the one under way. Only when `room` is true.
+
+        One that the host cannot take (SIZE, 8BITMIME, SMTPUTF8) goes to `finished` unsent.
+        """
+        reason = obstacle(transaction, self.extensions)
+        if reason is not None:
+            transaction.conclude((Step.MAIL, None, reason))
+            self.finished.append(transaction)
+        elif self.current is None:
+            self.state = State.BUSY
+            self.current = transaction
+            self._send_envelope(transaction)
+        else:
+            self._next = transaction
+            self._next_sent = False
+            # behind a body that has left already, the envelope may go at once
+            if len(self._expected) == 1 and self._expected[0] is Step.DOT:
+                self._next_sent = True
+                self._send_envelope(transaction)
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes from the host; afterwards look at `finished`, `state`, `wants_body` and `take()`."""
+        garbage = False
+        try:
+            replies = self._parser.feed(data)
+        except ReplyError as error:
+            replies, garbage = error.replies, True
+        for reply in replies:
+            if self.state is State.CLOSED:
+                return
+            self.mark += 1
+            self.last = reply
+            if self.wants_body or not self._expected:
+                self._unasked(reply)
+                continue
+            step = self._expected.popleft()
+            transaction = self.current
+            if reply.code == 421:  # RFC 5321 §3.8: the host closes, whatever it was asked
+                self._close(step, reply)
+            elif transaction is not None and step in self._MESSAGE:
+                self._MESSAGE[step](self, transaction, reply)
+            else:
+                self._SESSION[step](self, reply)
+        if garbage:
+            self.fail(End.GARBAGE)
+
+    def body(self, piece: bytes) -> list[bytes]:
+        """The wire form of a streamed content's next piece, to be written as it is."""
+        self.mark += 1
+        return self._stuffer.feed(piece)
+
+    def end_body(self) -> None:
+        """The streamed content is complete: the final dot goes out, and behind it the next envelope."""
+        self._out.append(self._stuffer.end())
+        self.wants_body = False
+        self._expect_dot()
+
+    def quit(self) -> None:
+        """Says QUIT. Only when no transaction is under way."""
+        self.state = State.QUITTING
+        self._out.append(b"QUIT\r\n")
+        self._expected.append(Step.QUIT)
+        self.mark += 1
+
+    def fail(self, end: End) -> None:
+        """The connection is of no more use: what is under way ends with `end`; what waits behind it was NOT_BEGUN."""
+        if self.state is State.CLOSED:
+            return
+        step = self.waiting
+        if self.current is not None:
+            self._conclude(self.current, (Step.MAIL if step is None else step, None, end))
+        if self._next is not None:
+            self._conclude(self._next, (Step.MAIL, None, End.NOT_BEGUN))
+            self._next = None
+        self.state = State.CLOSED
+        self.end = end
+        self.ended_at = step
+        self.wants_body = False
+        self._out.clear()
+        self._expected.clear()
+
+    # Replies, in the order of the conversation
+
+    def _on_greeting(self, reply: Reply) -> None:
+        if reply.code // 100 != 2:
+            self._close(Step.GREETING, reply)
+            return
+        self.greeting = reply
+        self.state = State.HELLO
+        self._hello(Step.HELO if self._helo else Step.EHLO)
+
+    def _on_ehlo(self, reply: Reply) -> None:
+        if reply.code // 100 == 2:
+            self.extensions = parse_extensions(reply)
+            self.state = State.READY
+        elif reply.code >= 500:  # RFC 5321 §3.2: a client falls back to HELO
+            self._hello(Step.HELO)
+        else:
+            self._close(Step.EHLO, reply)
+
+    def _on_helo(self, reply: Reply) -> None:
+        if reply.code // 100 == 2:
+            self.state = State.READY
+        else:
+            self._close(Step.HELO, reply)
+
+    def _on_mail(self, transaction: Transaction, reply: Reply) -> None:
+        kind = reply.code // 100
+        pipelining = self.extensions.pipelining
+        if kind == 2:
+            if not pipelining:
+                self._send_rcpt(transaction)
+        elif kind == 3:
+            self._close(Step.MAIL, reply)
+        else:
+            transaction.conclude((Step.MAIL, reply, None))
+            if not pipelining:
+                self._finish(transaction)
+
+    def _on_rcpt(self, transaction: Transaction, reply: Reply) -> None:
+        kind = reply.code // 100
+        answers = transaction.answers
+        if kind == 3:
+            self._close(Step.RCPT, reply)
+            return
+        if len(answers) < len(transaction.recipients):  # else MAIL was refused, and that is everybody's answer
+            answers.append(None if kind == 2 else (Step.RCPT, reply, None))
+        if not self.extensions.pipelining:
+            self._send_rcpt(transaction)
+
+    def _on_data(self, transaction: Transaction, reply: Reply) -> None:
+        if reply.code < 400 and reply.code != 354:
+            self._close(Step.DATA, reply)
+        elif reply.code != 354:
+            self._needs_reset = True  # MAIL may stand, with some recipients or none (RFC 5321 §4.1.4)
+            transaction.conclude((Step.DATA, reply, None))
+            self._finish(transaction)
+        elif None not in transaction.answers:
+            self._out.append(b".\r\n")  # RFC 2920 §3.1: nobody to send it to, end the message at once
+            self._expect_dot()
+        elif transaction.content is None:
+            self._stuffer = DotStuffer()
+            self.wants_body = True
+        else:
+            self._out += wire_form(transaction.content)
+            self._expect_dot()
+
+    def _on_dot(self, transaction: Transaction, reply: Reply) -> None:
+        if reply.code // 100 == 3:
+            self._close(Step.DOT, reply)
+        else:
+            transaction.conclude((Step.DOT, reply, None))
+            self._finish(transaction)
+
+    def _on_rset(self, _reply: Reply) -> None:
+        """Nothing depends on it: a host that refuses RSET will refuse the MAIL behind it."""
+
+    def _on_quit(self, _reply: Reply) -> None:
+        self.fail(End.REPLY)
+
+    def _unasked(self, reply: Reply) -> None:
+        """A reply to nothing: the host gives up in the middle of the message, or closes an idle connection (421)."""
+        if reply.code < 400:
+            self.fail(End.GARBAGE)
+        else:
+            self._close(Step.BODY, reply)
+
+    def _close(self, step: Step, reply: Reply) -> None:
+        """This reply is the last: everybody who still waits for an answer has it."""
+        if self.current is not None:
+            self._conclude(self.current, (step, reply, None))
+        self.fail(End.REPLY)
+        self.ended_at = step
+
+    # Sending
+
+    def _hello(self, step: Step) -> None:
+        self._out.append(f"{step.name} {self._name}\r\n".encode())
+        self._expected.append(step)
+
+    def _send_envelope(self, transaction: Transaction) -> None:
+        self.mark += 1
+        expected, offers = self._expected, self.extensions
+        if self._needs_reset:
+            self._needs_reset = False
+            self._out.append(b"RSET\r\n")
+            expected.append(Step.RSET)
+        flight = mail_command(transaction, offers)
+        expected.append(Step.MAIL)
+        count = len(transaction.recipients)
+        if offers.pipelining:
+            for index in range(count):
+                flight += rcpt_command(transaction, index, offers)
+                expected.append(Step.RCPT)
+            flight += "DATA\r\n"
+            expected.append(Step.DATA)
+        else:
+            self._unsent_rcpts = count
+        self._out.append(flight.encode())
+
+    def _send_rcpt(self, transaction: Transaction) -> None:
+        """One command at a time: the next RCPT, or DATA when somebody was accepted."""
+        if self._unsent_rcpts:
+            index = len(transaction.recipients) - self._unsent_rcpts
+            self._unsent_rcpts -= 1
+            self._out.append(rcpt_command(transaction, index, self.extensions).encode())
+            self._expected.append(Step.RCPT)
+        elif None in transaction.answers:
+            self._out.append(b"DATA\r\n")
+            self._expected.append(Step.DATA)
+        else:
+            self._needs_reset = True
+            self._finish(transaction)
+
+    def _expect_dot(self) -> None:
+        self._expected.append(Step.DOT)
+        self.mark += 1
+        if self._next is not None and not self._next_sent:
+            self._next_sent = True
+            self._send_envelope(self._next)
+
+    # Ends
+
+    def _conclude(self, transaction: Transaction, answer: Answer) -> None:
+        transaction.conclude(answer)
+        self.finished.append(transaction)
+        if transaction is self.current:
+            self.current = None
+
+    def _finish(self, transaction: Transaction) -> None:
+        """The current transaction has all its answers; the next becomes current: its envelope has left, or leaves now."""
+        self.finished.append(transaction)
+        following = self.current = self._next
+        self._next = None
+        if following is None:
+            self.state = State.READY
+        elif not self._next_sent:
+            self._send_envelope(following)
+
+    # The conversation as two tables: which function takes the reply to which step
+
+    _SESSION: ClassVar = {
+        Step.GREETING: _on_greeting,
+        Step.EHLO: _on_ehlo,
+        Step.HELO: _on_helo,
+        Step.RSET: _on_rset,
+        Step.QUIT: _on_quit,
+    }
+    _MESSAGE: ClassVar = {Step.MAIL: _on_mail, Step.RCPT: _on_rcpt, Step.DATA: _on_data, Step.DOT: _on_dot}
+
+
+def _joined(buffers: list[bytes]) -> list[bytes]:
+    """Neighbouring small buffers in one, large ones left as they are."""
+    if max(map(len, buffers)) < OWN_BUFFER:
+        return [b"".join(buffers)]
+    result: list[bytes] = []
+    small: list[bytes] = []
+    for buffer in buffers:
+        if len(buffer) < OWN_BUFFER:
+            small.append(buffer)
+            continue
+        if small:
+            result.append(b"".join(small))
+            small = []
+        result.append(buffer)
+    if small:
+        result.append(b"".join(small))
+    return result

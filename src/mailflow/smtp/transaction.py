@@ -1,0 +1,183 @@
+"""One message to one host: what is asked of the host, which commands say so, and what came of it.
+
+Made by whoever sends (the delivery agent), carried out by `client.Client`. Commands use those parameters only that
+the host has offered to understand (RFC 1870 SIZE, RFC 6152 8BITMIME, RFC 6531 SMTPUTF8, RFC 3461 DSN).
+What an answer means for a recipient is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, IntEnum
+
+from mailflow.smtp.reply import Reply
+
+
+class Step(IntEnum):
+    """Which of our commands a reply answers. BODY stands for a reply that came while the message was being sent."""
+
+    GREETING = 0
+    EHLO = 1
+    HELO = 2
+    MAIL = 3
+    RCPT = 4
+    DATA = 5
+    BODY = 6
+    DOT = 7
+    RSET = 8
+    QUIT = 9
+
+
+class End(Enum):
+    """Why a transaction, or the connection, ended without the reply that it waited for."""
+
+    REPLY = "the host's reply ends the conversation"
+    LOST = "connection lost"
+    TIMEOUT = "timed out"
+    GARBAGE = "not an SMTP reply"
+    NOT_BEGUN = "nothing of it was answered"
+    NO_CONTENT = "the message could not be read"
+    NEEDS_8BITMIME = "8BITMIME is not offered"
+    NEEDS_SMTPUTF8 = "SMTPUTF8 is not offered"
+    TOO_LARGE = "larger than the announced SIZE"
+    BAD_ADDRESS = "an address holds a line end"
+
+
+Answer = tuple[Step, Reply | None, End | None]
+"""What became of a recipient: at which step, and either the reply or the reason why there is none."""
+
+
+class Transaction:
+    """One message to some recipients, and their answers.
+
+    `content` is the message, CRLF line ends, dots not doubled; None when the shell will stream it. `dsn` has
+    (NOTIFY, ORCPT) for each recipient, or is empty. `tag` is the caller's own.
+    """
+
+    __slots__ = (
+        "answers",
+        "body",
+        "content",
+        "dsn",
+        "envid",
+        "recipients",
+        "ret",
+        "sender",
+        "size",
+        "smtputf8",
+        "tag",
+    )
+
+    def __init__(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        content: bytes | None,
+        size: int,
+        *,
+        body: str = "",
+        smtputf8: bool = False,
+        ret: str = "",
+        envid: str = "",
+        dsn: Sequence[tuple[str, str]] = (),
+        tag: object = None,
+    ) -> None:
+        self.sender = sender
+        self.recipients = recipients
+        self.content = content
+        self.size = size
+        self.body = body
+        self.smtputf8 = smtputf8
+        self.ret = ret
+        self.envid = envid
+        self.dsn = dsn
+        self.tag = tag
+        self.answers: list[Answer | None] = []
+        """One for each recipient when finished; while under way None marks those that the host has accepted so far."""
+
+    def __repr__(self) -> str:
+        return f"<Transaction from=<{self.sender}> recipients={len(self.recipients)} answers={self.answers}>"
+
+    def conclude(self, answer: Answer) -> None:
+        """Every recipient without a final answer gets this one."""
+        missing = len(self.recipients) - len(self.answers)
+        self.answers = [answer if found is None else found for found in self.answers]
+        self.answers += [answer] * missing
+
+
+class Extensions:
+    """What the host's EHLO reply offers."""
+
+    __slots__ = ("dsn", "eight_bit", "keywords", "pipelining", "size", "size_limit", "utf8")
+
+    def __init__(self, keywords: dict[str, str]) -> None:
+        self.keywords = keywords
+        """Keyword in upper case, and its parameters."""
+        self.pipelining = "PIPELINING" in keywords
+        self.size = "SIZE" in keywords
+        limit = keywords.get("SIZE", "")
+        # RFC 1870 §4: 0 or nothing = no limit known
+        self.size_limit = int(limit) if limit.isascii() and limit.isdigit() and len(limit) <= 20 else 0
+        self.eight_bit = "8BITMIME" in keywords
+        self.utf8 = "SMTPUTF8" in keywords
+        self.dsn = "DSN" in keywords
+
+    def __repr__(self) -> str:
+        return f"<Extensions {' '.join(self.keywords)}>"
+
+
+def parse_extensions(reply: Reply) -> Extensions:
+    """Reads the lines of an EHLO reply (RFC 5321 §4.1.1.1); the first one is the host's name."""
+    found = {}
+    for line in reply.lines[1:]:
+        keyword, _, parameters = line.strip().partition(" ")
+        found[keyword.upper()] = parameters.strip()
+    return Extensions(found)
+
+
+def obstacle(transaction: Transaction, offers: Extensions) -> End | None:
+    """Why the host cannot take this message, before it is asked; None when it may."""
+    if 0 < offers.size_limit < transaction.size:
+        return End.TOO_LARGE
+    addresses = transaction.sender + "".join(transaction.recipients)
+    if "\n" in addresses or "\r" in addresses:
+        return End.BAD_ADDRESS
+    content = transaction.content
+    if transaction.body == "8BITMIME" and not offers.eight_bit and (content is None or not content.isascii()):
+        return End.NEEDS_8BITMIME  # RFC 6152 §3; 8BITMIME that was declared and not used does no harm
+    plain = addresses.isascii()
+    if transaction.smtputf8 or not plain:
+        transaction.smtputf8 = True
+        if not offers.utf8 and (not plain or _needs_utf8(content)):
+            return End.NEEDS_SMTPUTF8
+    return None
+
+
+def _needs_utf8(content: bytes | None) -> bool:
+    """Whether a message needs SMTPUTF8 for its header (RFC 6531 §3.1); a content that is not at hand may."""
+    return content is None or not content[: content.find(b"\r\n\r\n") + 1 or len(content)].isascii()
+
+
+def mail_command(transaction: Transaction, offers: Extensions) -> str:
+    """MAIL, with its line end."""
+    command = f"MAIL FROM:<{transaction.sender}>"
+    if offers.size:
+        command += f" SIZE={transaction.size}"
+    if transaction.body and offers.eight_bit:
+        command += f" BODY={transaction.body}"
+    if transaction.smtputf8 and offers.utf8:
+        command += " SMTPUTF8"
+    if (transaction.ret or transaction.envid) and offers.dsn:
+        command += f" RET={transaction.ret}" if transaction.ret else ""
+        command += f" ENVID={transaction.envid}" if transaction.envid else ""
+    return command + "\r\n"
+
+
+def rcpt_command(transaction: Transaction, index: int, offers: Extensions) -> str:
+    """RCPT for the recipient at `index`, with its line end."""
+    command = f"RCPT TO:<{transaction.recipients[index]}>"
+    if transaction.dsn and offers.dsn:
+        notify, orcpt = transaction.dsn[index]
+        command += f" NOTIFY={notify}" if notify else ""
+        command += f" ORCPT={orcpt}" if orcpt else ""
+    return command + "\r\n"
