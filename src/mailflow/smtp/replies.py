@@ -1,0 +1,66 @@
+"""The fixed replies of our SMTP server, and how a reply becomes bytes.
+
+All words that a client can hear from the protocol itself stand here in one place. `wire` encodes: the usual replies
+were encoded once, when the module was loaded. Greeting, EHLO and 354 have no enhanced status code (RFC 2034 §4).
+"""
+
+from __future__ import annotations
+
+from mailflow.smtp.reply import Reply, reply
+
+MAIL_OK = reply(250, "2.1.0", "Ok")
+RCPT_OK = reply(250, "2.1.5", "Ok")
+RESET_OK = reply(250, "2.0.0", "Ok")
+START_DATA = reply(354, "", "End data with <CR><LF>.<CR><LF>")
+BYE = reply(221, "2.0.0", "Bye")
+# RFC 5321 §3.5.3: neither confirmed nor denied.
+CANNOT_VERIFY = reply(252, "2.1.5", "Cannot VRFY user, but will accept message and attempt delivery")
+HELP = reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT", "See RFC 5321")
+
+UNKNOWN_COMMAND = reply(500, "5.5.2", "Command not recognized")
+NOT_IMPLEMENTED = reply(502, "5.5.1", "Command not implemented")
+LINE_TOO_LONG = reply(500, "5.5.2", "Line too long")
+BAD_CHARACTERS = reply(500, "5.5.2", "Command has control characters, or is neither ASCII nor UTF-8")
+SAY_HELO = reply(501, "5.5.4", "Syntax: EHLO hostname")
+MAIL_SYNTAX = reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+RCPT_SYNTAX = reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
+VRFY_SYNTAX = reply(501, "5.5.4", "Syntax: VRFY address")
+NO_PARAMETERS = reply(501, "5.5.4", "No parameters allowed")
+HELO_FIRST = reply(503, "5.5.1", "Send EHLO or HELO first")
+NESTED_MAIL = reply(503, "5.5.1", "Nested MAIL command")
+MAIL_FIRST = reply(503, "5.5.1", "Need MAIL command")
+RCPT_FIRST = reply(554, "5.5.1", "No valid recipients")
+TOO_MUCH_JUNK = reply(450, "4.7.0", "Too many commands without a message")
+# RFC 6531 §3.5
+SENDER_NOT_ASCII = reply(553, "5.6.7", "Sender address is not ASCII and SMTPUTF8 was not requested")
+RECIPIENT_NOT_ASCII = reply(553, "5.6.7", "Recipient address is not ASCII and SMTPUTF8 was not requested")
+
+# RFC 5321 §3.8: 421 may answer any command.
+TOO_MANY_ERRORS = reply(421, "4.7.0", "Too many errors")
+TOO_MANY_SESSIONS = reply(421, "4.7.0", "Too many sessions, try again later")
+TIMED_OUT = reply(421, "4.4.2", "Timed out")
+SHUTTING_DOWN = reply(421, "4.3.2", "Shutting down")
+INTERNAL_ERROR = reply(421, "4.3.0", "Internal error")
+WRONG_PROTOCOL = reply(421, "4.7.0", "This is an SMTP server")
+
+_ENCODED = {value: value.encode() for value in list(globals().values()) if isinstance(value, Reply)}
+
+
+def wire(answer: Reply) -> bytes:
+    """The bytes of a reply, with CRLF."""
+    encoded = _ENCODED.get(answer)
+    if encoded is not None:
+        return encoded
+    code, status, lines = answer
+    if len(lines) == 1 and status:
+        return f"{code} {status} {lines[0]}\r\n".encode("utf-8", "surrogateescape")
+    return answer.encode()
+
+
+def blames_client(answer: Reply) -> bool:
+    """Whether a refusal counts as a client's error.
+
+    Not when it is for want of room or for a fault of ours (X.3.X), nor when a client that pipelines many
+    recipients is told to send the rest later (RFC 5321 §4.5.3.1.10).
+    """
+    return answer.code >= 500 or not answer.status.startswith(("4.3.", "4.5.3"))

@@ -1,0 +1,444 @@
+"""The server's side of an SMTP session, without I/O: bytes in, calls to a `Handler`, bytes out.
+
+The shell calls `feed` with what the network gave and writes what `take` returns: one write for each flight, however
+many commands it held. The handler decides about addresses and messages; it answers each call with a `Reply`, or with
+`PENDING`, and then `resume` is called once with the reply. While an answer is pending nothing behind it is processed;
+input waits in here, and the shell stops reading when `waiting` says so. After `closing` has become true the shell
+writes what is left and closes; further input is ignored.
+
+Invariants: each command gets exactly one reply, in order. Only CR LF ends a command. The result is the same for every
+split of the input. Kept input is bounded by `command_line`, or, while pending, by the shell (`waiting`).
+
+One verb, one method, found by `_VERBS`. STARTTLS and AUTH will be further verbs whose PENDING answers switch the
+transport or the handler's mind; CHUNKING (BDAT) a further state beside DATA. Hooks and policy live in the handler.
+This module knows no addresses of ours, no queue, and no time; who stalls is noticed by the shell (`fail`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import ClassVar
+
+from mailflow.smtp import replies
+from mailflow.smtp.address import AddressError, parse_path
+from mailflow.smtp.commands import ParamError, decode_line, parse_mail_params, parse_rcpt_params
+from mailflow.smtp.data import TOO_BIG, DataScanner
+from mailflow.smtp.handler import PENDING, Handler, Profile
+from mailflow.smtp.replies import wire
+from mailflow.smtp.reply import Reply
+
+# RFC 5321 §4.5.3.1.2
+HELO_NAME_OCTETS = 255
+
+
+class State(Enum):
+    """Where a session stands. PENDING is not among them: it can befall every one of these."""
+
+    START = "start"
+    """Connected; EHLO or HELO is due."""
+    READY = "ready"
+    """Greeted; no transaction."""
+    MAIL = "mail"
+    """A sender, no recipient yet."""
+    RCPT = "rcpt"
+    """A sender and at least one recipient."""
+    DATA = "data"
+    """Message bytes are coming."""
+
+
+class ServerCore:
+    """One session."""
+
+    __slots__ = (
+        "_handler",
+        "_input",
+        "_out",
+        "_profile",
+        "_scanner",
+        "_skipping",
+        "_then",
+        "closing",
+        "errors",
+        "extended",
+        "junk",
+        "state",
+        "utf8",
+    )
+
+    def __init__(self, profile: Profile, handler: Handler) -> None:
+        self._profile = profile
+        self._handler = handler
+        self._scanner: DataScanner | None = None
+        self._out: list[bytes] = [profile.greeting]
+        self._input = b""
+        self._skipping = False
+        """The rest of a line that was too long is being thrown away."""
+        self._then: Callable[[ServerCore, Reply], None] | None = None
+        """What to do with the pending answer."""
+        self.state = State.START
+        self.closing = False
+        self.errors = 0
+        """Refusals since the last accepted message."""
+        self.junk = 0
+        """Commands that lead nowhere since the last accepted message."""
+        self.extended = False
+        """EHLO, not HELO, was said last."""
+        self.utf8 = False
+        """MAIL asked for SMTPUTF8."""
+
+    def __repr__(self) -> str:
+        pending = " pending" if self._then else ""
+        closing = " closing" if self.closing else ""
+        return f"<ServerCore {self.state.value}{pending}{closing} waiting={len(self._input)} errors={self.errors}>"
+
+    # What the shell calls
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes from the client, in pieces of any size."""
+        if self._input:
+            data = self._input + data
+            self._input = b""
+        if self._then is None:
+            self._run(data)
+        elif not self.closing:
+            self._input = data
+
+    def resume(self, answer: Reply) -> None:
+        """Gives the answer that was pending and goes on with the input that has waited. Ignored when none is pending."""
+        then = self._then
+        if then is None or self.closing:
+            return
+        self._then = None
+        then(self, answer)
+        data = self._input
+        self._input = b""
+        self._run(data)
+
+    def take(self) -> bytes:
+        """All replies since the last call, b"" when there are none."""
+        out = self._out
+        if not out:
+            return b""
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
+    def fail(self, answer: Reply) -> None:
+        """Ends the session for a reason of the server's: the client hears `answer` (a 421) and nothing more."""
+        if not self.closing:
+            self._out.append(wire(answer))
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Ends the session without a word: the client is gone. A transaction under way is forgotten."""
+        if not self.closing:
+            self._close()
+            self._handler.reset()
+
+    @property
+    def pending(self) -> bool:
+        """Whether the client waits for us, not we for it."""
+        return self._then is not None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of input kept in here. While `pending`, the shell stops reading when they become many."""
+        return len(self._input)
+
+    @property
+    def between(self) -> bool:
+        """Whether the session can be ended without breaking a transaction."""
+        return self._then is None and (self.state is State.READY or self.state is State.START)
+
+    # From bytes to commands
+
+    def _run(self, data: bytes) -> None:
+        size = len(data)
+        start = 0
+        while start < size and not self.closing:
+            if self._then is not None:
+                self._input = data[start:]
+                return
+            if self.state is State.DATA:
+                end = self._receive(data[start:] if start else data)
+                if end < 0:
+                    return
+                start += end
+                continue
+            end = data.find(b"\r\n", start)
+            if end < 0:
+                self._keep(data[start:])
+                return
+            if self._skipping:
+                self._skipping = False
+            elif end - start > self._profile.command_line:
+                self._say(replies.LINE_TOO_LONG)
+            else:
+                self._command(data[start:end])
+            start = end + 2
+
+    def _keep(self, data: bytes) -> None:
+        """The beginning of a line: kept, or thrown away when it is too long already."""
+        ended = data.endswith(b"\r")
+        if not self._skipping and len(data) - ended > self._profile.command_line:
+            self._skipping = True
+            self._say(replies.LINE_TOO_LONG)
+        self._input = data if not self._skipping else b"\r" if ended else b""
+
+    def _command(self, line: bytes) -> None:
+        text = decode_line(line)
+        if text is None:
+            self._say(replies.BAD_CHARACTERS)
+            return
+        verb, _, rest = text.partition(" ")
+        method = self._VERBS.get(verb) or self._VERBS.get(verb.upper())
+        if method is None:
+            self._say(replies.UNKNOWN_COMMAND)
+        else:
+            method(self, rest)
+
+    def _say(self, answer: Reply) -> None:
+        """Puts a reply into the flight; every reply to a command passes here."""
+        code = answer.code
+        if code >= 400 and replies.blames_client(answer):
+            self.errors += 1
+            if self.errors >= self._profile.errors:
+                answer = replies.TOO_MANY_ERRORS
+                self.abandon()
+        if code == 421:
+            self.abandon()
+        self._out.append(wire(answer))
+
+    def _close(self) -> None:
+        self.closing = True
+        self._input = b""
+        self._then = None
+
+    # The verbs, in the order of a conversation
+
+    def _ehlo(self, rest: str) -> None:
+        self._hello("EHLO", rest)
+
+    def _helo(self, rest: str) -> None:
+        self._hello("HELO", rest)
+
+    def _hello(self, verb: str, rest: str) -> None:
+        name = rest.strip(" ")
+        if not name or " " in name or not name.isascii() or len(name) > HELO_NAME_OCTETS:
+            self._say(replies.SAY_HELO)
+            return
+        if self._is_junk():
+            return
+        self._forget()  # RFC 5321 §4.1.4: EHLO in mid-session acts as RSET
+        answer = self._handler.hello(verb, name)
+        self.extended = verb == "EHLO"
+        if answer is PENDING:
+            self._then = ServerCore._greeted
+        else:
+            self._greeted(answer)
+
+    def _greeted(self, answer: Reply) -> None:
+        if answer.code == 250:
+            self.state = State.READY
+            self._out.append(self._profile.ehlo if self.extended else self._profile.helo)
+        else:
+            self._say(answer)
+
+    def _mail(self, rest: str) -> None:
+        if self.state is not State.READY:
+            self._say(replies.HELO_FIRST if self.state is State.START else replies.NESTED_MAIL)
+            return
+        if rest[:5].upper() != "FROM:":
+            self._say(replies.MAIL_SYNTAX)
+            return
+        try:
+            sender, words = parse_path(rest[5:])
+            params = parse_mail_params(words)
+        except AddressError as error:
+            self._say(Reply(501, "5.1.7", (f"Bad sender address: {error}",)))
+            return
+        except ParamError as error:
+            self._say(error.reply)
+            return
+        if not sender.isascii() and not params.smtputf8:
+            self._say(replies.SENDER_NOT_ASCII)
+            return
+        if params.size is not None and params.size > self._profile.message_size:
+            self._say(TOO_BIG)  # RFC 1870 §6.1
+            return
+        self.utf8 = params.smtputf8
+        answer = self._handler.mail(sender, params)
+        if answer is PENDING:
+            self._then = ServerCore._mailed
+        else:
+            self._mailed(answer)
+
+    def _mailed(self, answer: Reply) -> None:
+        if answer.code == 250:
+            self.state = State.MAIL
+        self._say(answer)
+
+    def _rcpt(self, rest: str) -> None:
+        if self.state is not State.MAIL and self.state is not State.RCPT:
+            self._say(replies.HELO_FIRST if self.state is State.START else replies.MAIL_FIRST)
+            return
+        if rest[:3].upper() != "TO:":
+            self._say(replies.RCPT_SYNTAX)
+            return
+        try:
+            recipient, words = parse_path(rest[3:])
+            params = parse_rcpt_params(words)
+        except AddressError as error:
+            self._say(Reply(501, "5.1.3", (f"Bad recipient address: {error}",)))
+            return
+        except ParamError as error:
+            self._say(error.reply)
+            return
+        if not recipient:
+            self._say(Reply(501, "5.1.3", ("Bad recipient address: empty",)))
+            return
+        if not self.utf8 and not (recipient.isascii() and params.orcpt.isascii()):
+            self._say(replies.RECIPIENT_NOT_ASCII)
+            return
+        answer = self._handler.rcpt(recipient, params)
+        if answer is PENDING:
+            self._then = ServerCore._recipient_given
+        else:
+            self._recipient_given(answer)
+
+    def _recipient_given(self, answer: Reply) -> None:
+        if answer.code // 10 == 25:
+            self.state = State.RCPT
+        self._say(answer)
+
+    def _data(self, rest: str) -> None:
+        if rest.strip(" "):
+            self._say(replies.NO_PARAMETERS)
+            return
+        if self.state is not State.RCPT:
+            self._say(
+                replies.HELO_FIRST
+                if self.state is State.START
+                else replies.RCPT_FIRST
+                if self.state is State.MAIL
+                else replies.MAIL_FIRST
+            )
+            return
+        answer = self._handler.data()
+        if answer is PENDING:
+            self._then = ServerCore._data_allowed
+        else:
+            self._data_allowed(answer)
+
+    def _data_allowed(self, answer: Reply) -> None:
+        if answer.code == 354:
+            self.state = State.DATA
+            if self._scanner is None:
+                profile = self._profile
+                self._scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
+            else:
+                self._scanner.start()
+        self._say(answer)
+
+    def _receive(self, data: bytes) -> int:
+        """Message bytes; gives the index behind the final dot, or -1."""
+        scanner = self._scanner
+        assert scanner is not None  # noqa: S101 - made on the way into State.DATA
+        refused = scanner.trouble
+        piece, end = scanner.feed(data)
+        if scanner.trouble is not None:
+            if refused is None:
+                self._handler.reset()  # at once, so that nothing more is kept for it
+            if end >= 0:
+                self.state = State.READY
+                self._say(scanner.trouble)
+            return end
+        if piece:
+            self._handler.chunk(piece)
+        if end >= 0:
+            answer = self._handler.end()
+            if answer is PENDING:
+                self._then = ServerCore._ended
+            else:
+                self._ended(answer)
+        return end
+
+    def _ended(self, answer: Reply) -> None:
+        self.state = State.READY
+        if answer.code < 400:
+            self.errors = self.junk = 0
+        self._say(answer)
+
+    def _rset(self, rest: str) -> None:
+        if rest.strip(" "):
+            self._say(replies.NO_PARAMETERS)
+        elif not self._is_junk():
+            self._forget()
+            self._say(replies.RESET_OK)
+
+    def _noop(self, _rest: str) -> None:
+        if not self._is_junk():
+            self._say(replies.RESET_OK)
+
+    def _vrfy(self, rest: str) -> None:
+        if not rest.strip(" "):
+            self._say(replies.VRFY_SYNTAX)
+        elif not self._is_junk():
+            self._say(replies.CANNOT_VERIFY)
+
+    def _help(self, _rest: str) -> None:
+        if not self._is_junk():
+            self._say(replies.HELP)
+
+    def _quit(self, rest: str) -> None:
+        if rest.strip(" "):
+            self._say(replies.NO_PARAMETERS)
+            return
+        self._say(replies.BYE)
+        self.abandon()
+
+    def _not_implemented(self, _rest: str) -> None:
+        self._say(replies.NOT_IMPLEMENTED)
+
+    def _wrong_protocol(self, _rest: str) -> None:
+        # A browser was made to speak to us; its next lines would be taken for commands.
+        self._say(replies.WRONG_PROTOCOL)
+
+    # Helpers of the verbs
+
+    def _forget(self) -> None:
+        if self.state is State.MAIL or self.state is State.RCPT:
+            self.state = State.READY
+            self._handler.reset()
+
+    def _is_junk(self) -> bool:
+        """Counts a command that leads nowhere; too many are refused, and so become errors."""
+        self.junk += 1
+        if self.junk <= self._profile.junk_commands:
+            return False
+        self._say(replies.TOO_MUCH_JUNK)
+        return True
+
+    _VERBS: ClassVar[dict[str, Callable[[ServerCore, str], None]]] = {
+        "EHLO": _ehlo,
+        "HELO": _helo,
+        "MAIL": _mail,
+        "RCPT": _rcpt,
+        "DATA": _data,
+        "RSET": _rset,
+        "NOOP": _noop,
+        "VRFY": _vrfy,
+        "HELP": _help,
+        "QUIT": _quit,
+        # Known to the standards, not offered (RFC 5321 §4.2.4); a later extension replaces its line here.
+        "STARTTLS": _not_implemented,
+        "AUTH": _not_implemented,
+        "BDAT": _not_implemented,
+        "ETRN": _not_implemented,
+        "EXPN": _not_implemented,
+        "GET": _wrong_protocol,
+        "POST": _wrong_protocol,
+        "PUT": _wrong_protocol,
+        "CONNECT": _wrong_protocol,
+    }
