@@ -1,0 +1,348 @@
+"""The scheduler itself: which job starts next.
+
+Rules, in the order in which they are applied (reasons and figures in docs/scheduler.md):
+1. slots: of the process, of the transport; the last ones for destinations with nothing under way (`transport.py`);
+2. per destination: window and dead mark (`window.py`), rate;
+3. deficit round robin: destinations that may start a job take turns of `QUANTUM` recipients;
+4. inside a destination: lanes by ratio, order of arrival, huge messages yield (`destination.py`).
+
+Invariants: no window and no slot limit is ever exceeded; when `next` returns None, every waiting job waits for a
+report, for `deadline()`, or for a reserved slot; the same calls give the same answers. `add`, `next` and `report`
+cost O(1), O(log n) for destinations that are dead or over their rate.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from mailflow.scheduler.destination import Destination, Job, Lane
+from mailflow.scheduler.settings import SchedulerSettings
+from mailflow.scheduler.transport import BUSY, Speed, Transport
+from mailflow.scheduler.window import Feedback
+
+QUANTUM = 10
+"""Recipients in one turn of a destination, and the most that one job counts for: a transaction of 50 recipients
+holds its slot a few times as long as one of a single recipient, not 50 times."""
+MEMORY_SHARE = 4
+"""A destination may have as many jobs waiting as a fourth of the room that is left."""
+DEFERRED_KEEPS_FREE = 5
+"""Retried mail leaves a fifth of the room to new mail."""
+
+# Members as constants: looking one up in its Enum costs more than comparing it.
+_NEW, _GOOD, _QUICK, _SLOW = Lane.NEW, Feedback.GOOD, Speed.QUICK, Speed.SLOW
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationView:
+    """What status and metrics show of a destination."""
+
+    destination: str
+    waiting: int
+    running: int
+    window: int
+    dead_until: float
+    """When the next probe may be made, on the caller's clock; 0.0 for a destination that is not dead."""
+
+
+class Scheduler:
+    """Orders the jobs of all destinations. Synchronous; `now` is any clock that does not go back."""
+
+    __slots__ = (
+        "_idle",
+        "_now",
+        "_ratio",
+        "_sites",
+        "_sleepers",
+        "_sleeps",
+        "_slow",
+        "_transports",
+        "_turns",
+        "_waiting",
+        "_yield_after",
+        "running",
+        "settings",
+    )
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        self._ratio, self._yield_after, self._slow = settings.new_to_deferred_ratio, settings.yield_after, settings.slow
+        self.running = 0
+        """Jobs handed out and not yet reported."""
+        self._waiting = 0
+        self._sites: dict[str, Destination] = {}
+        self._idle: OrderedDict[Destination, None] = OrderedDict()
+        """Destinations without jobs whose state is worth remembering, longest idle first."""
+        self._transports: dict[str, Transport] = {}
+        self._turns = 0
+        self._now = 0.0
+        """The last time a caller gave."""
+        self._sleepers: list[tuple[float, int, Destination]] = []
+        """A heap of destinations that may go on at a certain time; an entry counts if its time is still `wake_at`."""
+        self._sleeps = 0
+
+    def __len__(self) -> int:
+        """Jobs waiting."""
+        return self._waiting
+
+    def __repr__(self) -> str:
+        return f"<Scheduler waiting={self._waiting} running={self.running} destinations={len(self._sites)}>"
+
+    # What may come in
+
+    def room(self, destination: str, lane: Lane = Lane.NEW) -> int:
+        """How many more jobs of this destination memory has room for (wish 57). None while it is dead.
+
+        The share of each destination shrinks as memory fills, so some room is left for those that come later.
+        """
+        free = self.settings.jobs - self._waiting
+        if lane is Lane.DEFERRED:
+            free -= self.settings.jobs // DEFERRED_KEEPS_FREE
+        if free <= 0:
+            return 0
+        site = self._sites.get(destination)
+        if site is None:
+            return min(self.settings.destination_jobs, -(-free // MEMORY_SHARE))
+        if site.dead:
+            return 0
+        # q more jobs fit while (waiting + q) <= (free - q) / MEMORY_SHARE, and one always does when it has none.
+        more = (free - MEMORY_SHARE * site.waiting) // (MEMORY_SHARE + 1)
+        return max(min(more, self.settings.destination_jobs - site.waiting), 0 if site.waiting else 1)
+
+    def admits(self, destination: str, lane: Lane = Lane.NEW) -> bool:
+        """Whether memory has room for another job of this destination."""
+        return self.room(destination, lane) > 0
+
+    def add(self, job: Job, now: float) -> None:
+        """Takes a job in. One that was handed out before goes to the front of its lane. Never refuses."""
+        site = self._sites.get(job.destination)
+        if site is None:
+            site = self._sites[job.destination] = Destination(job.destination, self._transport(job.destination))
+        elif not site.waiting and not site.running:
+            self._idle.pop(site, None)
+            if now - site.idle_since > self.settings.memory and not site.dead:
+                site = self._sites[job.destination] = Destination(site.name, site.transport)
+        site.put(job)
+        self._waiting += 1
+        if site.ring is None and site.running < site.window and not site.wake_at:
+            self._enter(site)
+
+    # What goes out
+
+    def next(self, now: float) -> Job | None:
+        """The job to start now, None when there is none. It holds a slot until it is reported."""
+        self._now = now
+        if self._sleepers and self._sleepers[0][0] <= now:
+            self._awaken(now)
+        while (site := self._first()) is not None:
+            if not site.transport.interval or self._paced(site, now):
+                return self._start(site, now)
+        return None
+
+    def report(self, job: Job, feedback: Feedback, now: float) -> None:
+        """Gives the slot of a job back and says how it went. Exactly once for each job handed out."""
+        site = job.site
+        if site is None:
+            raise ValueError(f"{job!r} is not under way")
+        job.site = None
+        self._now = now
+        site.running -= 1
+        site.transport.running -= 1
+        self.running -= 1
+        if feedback is _GOOD:
+            if site.dead:
+                site.wake_at = 0.0  # begun before its site was found dead, and did succeed
+            if site.window < site.top or site.failures or site.deaths:
+                site.good()
+            site.speed = _QUICK if now - job.started < self._slow else _SLOW
+        elif feedback is not Feedback.UNATTEMPTED:
+            self._judge(site, feedback, job.started, now)
+        if site.waiting:
+            if site.running < site.window and not site.wake_at:
+                if site.ring is None:
+                    self._enter(site)
+                elif not site.running:
+                    self._leave(site)
+                    self._enter(site)
+            elif site.ring is not None:
+                self._leave(site)
+        elif not site.running:
+            self._forget(site, now)
+
+    def deadline(self) -> float | None:
+        """When `next` may have something again though nothing is added or reported; None if never."""
+        sleepers = self._sleepers
+        while sleepers and sleepers[0][2].wake_at != sleepers[0][0]:
+            heapq.heappop(sleepers)
+        return sleepers[0][0] if sleepers else None
+
+    # What the operator and the queue ask
+
+    def is_dead(self, destination: str) -> bool:
+        """Whether its hosts did not answer lately, and no probe is due yet."""
+        site = self._sites.get(destination)
+        return site is not None and site.dead
+
+    def dead_until(self, destination: str) -> float:
+        """When the next probe of a dead destination is due; 0.0 when it is not dead."""
+        site = self._sites.get(destination)
+        return site.wake_at if site is not None and site.dead else 0.0
+
+    def withdraw(self, destination: str) -> list[Job]:
+        """Takes all waiting jobs of a destination out, in order."""
+        site = self._sites.get(destination)
+        return self._drain(site, None) if site is not None and site.waiting else []
+
+    def remove(self, *message_ids: int) -> list[Job]:
+        """Takes all waiting jobs of some messages out. Looks at every waiting job once, however many ids are given."""
+        wanted = frozenset(message_ids)
+        sites = [site for site in self._sites.values() if site.waiting]
+        return [job for site in sites for job in self._drain(site, wanted)]
+
+    def wake(self, destination: str, now: float) -> None:
+        """The operator or the site itself says that it is up (flush, ETRN): it is not dead, the next job may go."""
+        site = self._sites.get(destination)
+        if site is None:
+            return
+        site.deaths = site.failures = 0
+        if site.dead:
+            site.probe(self.settings.dead_after)
+            site.wake_at = 0.0
+            if site.waiting and site.running < site.window:
+                self._enter(site)
+            elif not site.waiting and not site.running:
+                self._forget(site, now)
+
+    def view(self) -> Iterator[DestinationView]:
+        """All destinations that have jobs or are dead."""
+        for site in self._sites.values():
+            if site.waiting or site.running or site.dead:
+                dead_until = site.wake_at if site.dead else 0.0
+                yield DestinationView(site.name, site.waiting, site.running, site.window, dead_until)
+
+    # Inside
+
+    def _transport(self, destination: str) -> Transport:
+        name = destination.partition(":")[0]
+        transport = self._transports.get(name)
+        if transport is None:
+            transport = self._transports[name] = Transport(name, self.settings)
+        return transport
+
+    def _first(self) -> Destination | None:
+        """The destination whose turn it is, among those for which a slot is open."""
+        running = self.running
+        best: Destination | None = None
+        for transport in self._transports.values():
+            own = transport.running
+            for ring, own_limit, all_limit in transport.rings:
+                if ring and own < own_limit and running < all_limit:
+                    site = next(iter(ring))
+                    if best is None or site.turn < best.turn:
+                        best = site
+        return best
+
+    def _start(self, site: Destination, now: float) -> Job:
+        job = site.take(self._ratio, self._yield_after)
+        job.site = site
+        job.started = now
+        cost = job.cost if job.lane is _NEW else job.cost * self._ratio
+        site.credit -= min(cost, QUANTUM)
+        was_quiet = not site.running
+        site.running += 1
+        site.transport.running += 1
+        self.running += 1
+        self._waiting -= 1
+        if not site.waiting or site.running >= site.window:
+            self._leave(site)
+        elif was_quiet or site.credit <= 0:
+            # A quiet destination's turn is one job: the rest is for the ring that may not touch the reserve.
+            self._leave(site)
+            self._enter(site)
+        return job
+
+    def _paced(self, site: Destination, now: float) -> bool:
+        """Whether the destination's rate lets a delivery begin now, which is then counted; else it waits for its time.
+
+        The virtual form of a token bucket: one time per destination, no ticking.
+        """
+        transport = site.transport
+        if now < site.next_at - transport.allowance:
+            self._leave(site)
+            self._sleep(site, site.next_at - transport.allowance)
+            return False
+        site.next_at = max(now, site.next_at) + transport.interval
+        return True
+
+    def _enter(self, site: Destination) -> None:
+        """Puts a destination at the back of its ring, with a new turn."""
+        site.turn = self._turns = self._turns + 1
+        site.credit = QUANTUM if site.credit >= 0 else QUANTUM + site.credit
+        ring = site.ring = site.transport.rings[BUSY if site.running else site.speed][0]
+        ring[site] = None
+
+    def _leave(self, site: Destination) -> None:
+        if site.ring is not None:
+            del site.ring[site]
+            site.ring = None
+
+    def _sleep(self, site: Destination, until: float) -> None:
+        self._sleeps += 1
+        site.wake_at = until
+        heapq.heappush(self._sleepers, (until, self._sleeps, site))
+
+    def _awaken(self, now: float) -> None:
+        sleepers = self._sleepers
+        while sleepers and sleepers[0][0] <= now:
+            at, _, site = heapq.heappop(sleepers)
+            if site.wake_at != at:
+                continue
+            site.wake_at = 0.0
+            if site.dead:
+                site.probe(self.settings.dead_after)
+            if site.waiting and site.running < site.window:
+                self._enter(site)
+
+    def _judge(self, site: Destination, feedback: Feedback, started: float, now: float) -> None:
+        """What a delivery that did not succeed says about its site."""
+        if feedback is Feedback.NEUTRAL:
+            if now - started >= self.settings.slow:
+                site.speed = Speed.SLOW
+            return
+        site.speed = Speed.SLOW
+        if site.dead:
+            return
+        if feedback is Feedback.BUSY:
+            site.busy(started, now)
+        else:
+            site.unreachable(started, now)
+        if site.failures >= self.settings.dead_after:
+            self._leave(site)
+            self._sleep(site, now + site.die(*self.settings.probe))
+
+    def _drain(self, site: Destination, message_ids: Collection[int] | None) -> list[Job]:
+        jobs = site.drain(message_ids)
+        self._waiting -= len(jobs)
+        if not site.waiting:
+            self._leave(site)
+            if not site.running:
+                self._forget(site, self._now)
+        return jobs
+
+    def _forget(self, site: Destination, now: float) -> None:
+        """A destination without jobs: forgotten at once if it says nothing, else when room or time runs out."""
+        site.new = site.deferred = None
+        site.mix = site.credit = 0
+        initial = site.speed is Speed.UNKNOWN and not site.dead and not site.failures
+        if initial and site.next_at <= now and site.window == site.transport.initial_window:
+            del self._sites[site.name]
+            site.wake_at = 0.0
+            return
+        site.idle_since = now
+        self._idle[site] = None
+        if len(self._idle) > self.settings.remembered:
+            oldest, _ = self._idle.popitem(last=False)
+            oldest.wake_at = 0.0
+            del self._sites[oldest.name]
