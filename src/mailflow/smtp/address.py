@@ -25,12 +25,12 @@ PATH_OCTETS = 256
 # RFC 1035 §2.3.4
 LABEL_OCTETS = 63
 
-_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _WIDE = "\u00a0-\U0010ffff"  # RFC 6531 §3.3, without the C1 control characters
 # The ordinary path in one match. Lengths are kept so short that no limit above can be passed; what is longer or
 # stranger goes the slow way. ".." is excluded afterwards, which is cheaper than in the pattern.
 _ORDINARY = re.compile(
-    rf" ?<([{_ATEXT}](?:[.{_ATEXT}]{{0,62}}[{_ATEXT}])?@[A-Za-z0-9](?:[A-Za-z0-9.-]{{0,61}}[A-Za-z0-9])?)>(?: +(.*))?\Z"
+    rf" ?<([{_ATEXT}](?:[{_ATEXT}.]{{0,62}}[{_ATEXT}])?@[A-Za-z0-9](?:[A-Za-z0-9.-]{{0,61}}[A-Za-z0-9])?)>(?: +(.*))?\Z"
 )
 _DOT_STRING = re.compile(rf"[{_ATEXT}{_WIDE}]+(?:\.[{_ATEXT}{_WIDE}]+)*")
 _QUOTED = re.compile(rf'"(?:[ !#-\[\]-~{_WIDE}]|\\[ -~])*"')
