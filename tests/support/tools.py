@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -43,3 +44,9 @@ def strace(*options: str) -> list[str]:
     if subprocess.run([path, "-o", os.devnull, "true"], capture_output=True).returncode:
         pytest.skip("strace may not trace here (ptrace is forbidden)")
     return [path, "-f", "-qq", *options]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now; for the few tests that must know it before their server starts."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

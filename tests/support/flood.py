@@ -1,0 +1,73 @@
+"""Many senders at once who remember what was acknowledged to them, and a check of what arrived."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from typing import Self
+
+from tests.support.client import Client
+from tests.support.sink import Received
+
+
+def body(name: str, size: int) -> bytes:
+    """A message for `name` that carries its own checksum, so that half a message shows."""
+    text = b"".join(b"%s %060d\r\n" % (name.encode(), i) for i in range(size // 80 + 1))
+    return b"Subject: %s\r\nX-Sum: %s\r\n\r\n%s" % (name.encode(), hashlib.sha256(text).hexdigest().encode(), text)
+
+
+def intact(message: Received) -> bool:
+    """Whether a message that `body` made arrived whole."""
+    head, _, text = message.data.partition(b"\r\n\r\n")
+    return hashlib.sha256(text).hexdigest().encode() in head
+
+
+class Flood:
+    """Sessions that send until the server goes away or `stop` is called; a context manager."""
+
+    def __init__(self, port: int, sessions: int, prefix: str, size: int = 500) -> None:
+        self.acknowledged: list[str] = []
+        """Recipients whose message got 250."""
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send, args=(port, f"{prefix}-{i}", size), daemon=True)
+            for i in range(sessions)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _send(self, port: int, prefix: str, size: int) -> None:
+        try:
+            with Client(port) as client:
+                client.say("EHLO client.test")
+                number = 0
+                while not self._stopping.is_set():
+                    recipient = f"{prefix}-{number}@remote.test"
+                    number += 1
+                    if not client.message([recipient], body(recipient, size).removesuffix(b"\r\n")).startswith("250 "):
+                        return
+                    self.acknowledged.append(recipient)
+        except OSError:
+            return  # the server was killed: that is what we are here for
+
+
+def check(acknowledged: list[str], arrived: list[Received]) -> Counter[str]:
+    """Fails when an acknowledged message is missing or any is damaged; gives how often each arrived."""
+    counts = Counter(recipient for message in arrived for recipient in message.recipients)
+    lost = [recipient for recipient in acknowledged if not counts[recipient]]
+    assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged messages are lost: {lost[:5]}"
+    damaged = [message.recipients for message in arrived if not intact(message)]
+    assert not damaged, f"{len(damaged)} arrived damaged: {damaged[:5]}"
+    return counts
