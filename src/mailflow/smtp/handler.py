@@ -52,7 +52,11 @@ class Handler(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget the transaction, a message that has begun included."""
+        """Forget the transaction, a message that has begun included. May be called when there is none."""
+        ...
+
+    def refused(self, answer: Reply) -> None:
+        """A command or message was refused, by the core or by the handler itself; for the log."""
         ...
 
 

@@ -3,11 +3,11 @@
 The shell calls `feed` with what the network gave and writes what `take` returns: one write for each flight, however
 many commands it held. The handler decides about addresses and messages; it answers each call with a `Reply`, or with
 `PENDING`, and then `resume` is called once with the reply. While an answer is pending nothing behind it is processed;
-input waits in here, and the shell stops reading when `waiting` says so. After `closing` has become true the shell
+input waits in here, and the shell stops reading when `input` becomes long. After `closing` has become true the shell
 writes what is left and closes; further input is ignored.
 
 Invariants: each command gets exactly one reply, in order. Only CR LF ends a command. The result is the same for every
-split of the input. Kept input is bounded by `command_line`, or, while pending, by the shell (`waiting`).
+split of the input. Kept input is bounded by `command_line`, or, while pending, by the shell.
 
 One verb, one method, found by `_VERBS`. STARTTLS and AUTH will be further verbs whose PENDING answers switch the
 transport or the handler's mind; CHUNKING (BDAT) a further state beside DATA. Hooks and policy live in the handler.
@@ -52,7 +52,6 @@ class ServerCore:
 
     __slots__ = (
         "_handler",
-        "_input",
         "_out",
         "_profile",
         "_scanner",
@@ -61,6 +60,7 @@ class ServerCore:
         "closing",
         "errors",
         "extended",
+        "input",
         "junk",
         "state",
         "utf8",
@@ -71,7 +71,8 @@ class ServerCore:
         self._handler = handler
         self._scanner: DataScanner | None = None
         self._out: list[bytes] = [profile.greeting]
-        self._input = b""
+        self.input = b""
+        """Input that waits: the beginning of a line, or what stands behind a pending answer."""
         self._skipping = False
         """The rest of a line that was too long is being thrown away."""
         self._then: Callable[[ServerCore, Reply], None] | None = None
@@ -90,19 +91,19 @@ class ServerCore:
     def __repr__(self) -> str:
         pending = " pending" if self._then else ""
         closing = " closing" if self.closing else ""
-        return f"<ServerCore {self.state.value}{pending}{closing} waiting={len(self._input)} errors={self.errors}>"
+        return f"<ServerCore {self.state.value}{pending}{closing} waiting={len(self.input)} errors={self.errors}>"
 
     # What the shell calls
 
     def feed(self, data: bytes) -> None:
         """Takes bytes from the client, in pieces of any size."""
-        if self._input:
-            data = self._input + data
-            self._input = b""
+        if self.input:
+            data = self.input + data
+            self.input = b""
         if self._then is None:
             self._run(data)
         elif not self.closing:
-            self._input = data
+            self.input = data
 
     def resume(self, answer: Reply) -> None:
         """Gives the answer that was pending and goes on with the input that has waited. Ignored when none is pending."""
@@ -111,8 +112,8 @@ class ServerCore:
             return
         self._then = None
         then(self, answer)
-        data = self._input
-        self._input = b""
+        data = self.input
+        self.input = b""
         self._run(data)
 
     def take(self) -> bytes:
@@ -142,11 +143,6 @@ class ServerCore:
         return self._then is not None
 
     @property
-    def waiting(self) -> int:
-        """Bytes of input kept in here. While `pending`, the shell stops reading when they become many."""
-        return len(self._input)
-
-    @property
     def between(self) -> bool:
         """Whether the session can be ended without breaking a transaction."""
         return self._then is None and (self.state is State.READY or self.state is State.START)
@@ -158,7 +154,7 @@ class ServerCore:
         start = 0
         while start < size and not self.closing:
             if self._then is not None:
-                self._input = data[start:]
+                self.input = data[start:]
                 return
             if self.state is State.DATA:
                 end = self._receive(data[start:] if start else data)
@@ -184,7 +180,7 @@ class ServerCore:
         if not self._skipping and len(data) - ended > self._profile.command_line:
             self._skipping = True
             self._say(replies.LINE_TOO_LONG)
-        self._input = data if not self._skipping else b"\r" if ended else b""
+        self.input = data if not self._skipping else b"\r" if ended else b""
 
     def _command(self, line: bytes) -> None:
         text = decode_line(line)
@@ -200,19 +196,24 @@ class ServerCore:
 
     def _say(self, answer: Reply) -> None:
         """Puts a reply into the flight; every reply to a command passes here."""
-        code = answer.code
-        if code >= 400 and replies.blames_client(answer):
+        if answer.code >= 400:
+            answer = self._refused(answer)
+        self._out.append(wire(answer))
+        if answer.code == 421:
+            self.abandon()
+
+    def _refused(self, answer: Reply) -> Reply:
+        """Counts a refusal; the last one that is tolerated becomes a 421."""
+        if replies.blames_client(answer):
             self.errors += 1
             if self.errors >= self._profile.errors:
                 answer = replies.TOO_MANY_ERRORS
-                self.abandon()
-        if code == 421:
-            self.abandon()
-        self._out.append(wire(answer))
+        self._handler.refused(answer)
+        return answer
 
     def _close(self) -> None:
         self.closing = True
-        self._input = b""
+        self.input = b""
         self._then = None
 
     # The verbs, in the order of a conversation

@@ -1,0 +1,58 @@
+"""Who may send what to whom. Pure: decisions on values, no I/O.
+
+Today: relay control by client network, and the demand for complete addresses from strangers (wish 36). Further
+restrictions (block lists, greylisting, SPF, rate limits, hooks) belong here, each a method that returns the
+refusal or None.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from mailflow.setting import Network
+from mailflow.smtp.reply import Reply, reply
+
+RELAY_DENIED = reply(554, "5.7.1", "Relay access denied")
+SENDER_INCOMPLETE = reply(504, "5.5.2", "Sender address rejected: need fully-qualified address")
+RECIPIENT_INCOMPLETE = reply(504, "5.5.2", "Recipient address rejected: need fully-qualified address")
+
+CACHED_CLIENTS = 4096
+"""Client addresses whose answer is remembered; beyond it the memory starts afresh."""
+
+
+class RelayControl:
+    """Knows the clients that may send anywhere."""
+
+    __slots__ = ("_known", "_networks")
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._networks = tuple(networks)
+        self._known: dict[str, bool] = {}
+
+    def trusts(self, client: str) -> bool:
+        """Whether the client at this IP address may send anywhere. False for what is no IP address."""
+        known = self._known.get(client)
+        if known is None:
+            if len(self._known) >= CACHED_CLIENTS:
+                self._known.clear()
+            known = self._known[client] = self._find(client)
+        return known
+
+    def _find(self, client: str) -> bool:
+        try:
+            address = ipaddress.ip_address(client.partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in self._networks)
+
+
+def check_sender(sender: str, *, trusted: bool) -> Reply | None:
+    """The refusal of a sender, or None. Trusted clients may leave the domain out: cleanup adds it."""
+    return None if trusted or not sender or "@" in sender else SENDER_INCOMPLETE
+
+
+def check_recipient(recipient: str, *, trusted: bool) -> Reply | None:
+    """The refusal of a recipient that has no domain, or None. Everybody may write to Postmaster (RFC 5321 §4.5.1)."""
+    return None if trusted or "@" in recipient or recipient.lower() == "postmaster" else RECIPIENT_INCOMPLETE

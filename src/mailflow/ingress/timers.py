@@ -1,0 +1,87 @@
+"""Time limits of all sessions, with one timer: a sweep over them at a coarse, regular interval.
+
+A session costs nothing between sweeps: its connection sets `quiet` to 0 when something comes, and the sweep counts
+it up. So a limit is kept to within one interval. `SessionTimer.sweep` is what the timer calls; tests call it directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection
+from typing import Protocol
+
+LONGEST_INTERVAL_SECONDS = 1.0
+INTERVALS_PER_LIMIT = 4
+CLOSING_SECONDS = 15.0
+"""How long a closed session may take to fetch its last reply; then it is cut off."""
+
+
+class Timed(Protocol):
+    """A connection, as the sweep sees it."""
+
+    quiet: int
+    """Sweeps since the client last did something it was to do."""
+    age: int
+    """Sweeps since it connected."""
+
+    @property
+    def patient(self) -> bool:
+        """Whether it waits for us: such a one is not late."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """Whether the last reply has been written."""
+        ...
+
+    def expire(self) -> None:
+        """Time is up: tell the client and close."""
+        ...
+
+    def cut(self) -> None:
+        """Close without waiting for anything."""
+        ...
+
+
+class SessionTimer:
+    """Sweeps over the connections in `connections`, which others fill and empty."""
+
+    def __init__(self, connections: Collection[Timed], idle: float, total: float) -> None:
+        """Limits in seconds: of silence, and of a session as a whole."""
+        self._connections = connections
+        self.interval = min(LONGEST_INTERVAL_SECONDS, idle / INTERVALS_PER_LIMIT, total / INTERVALS_PER_LIMIT)
+        self._idle = math.ceil(idle / self.interval)
+        self._total = math.ceil(total / self.interval)
+        self._closing = math.ceil(min(CLOSING_SECONDS, idle) / self.interval)
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Sweeps regularly from now on, in the running loop."""
+        self._handle = asyncio.get_running_loop().call_later(self.interval, self._tick)
+
+    def stop(self) -> None:
+        """Sweeps no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _tick(self) -> None:
+        self.start()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Counts every connection up, and ends those that are late."""
+        late = []
+        for connection in self._connections:
+            connection.age += 1
+            connection.quiet = 0 if connection.patient else connection.quiet + 1
+            if connection.quiet > (self._closing if connection.closing else self._idle) or (
+                connection.age > self._total and not connection.patient
+            ):
+                late.append(connection)
+        for connection in late:
+            if connection.closing:
+                connection.cut()
+            else:
+                connection.expire()
