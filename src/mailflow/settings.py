@@ -1,0 +1,192 @@
+"""All settings of a mail server in one typed object (wish 70): the only source of defaults and documentation.
+
+Each part of mailflow owns the class of its section beside its code; here they are put together, and what takes more
+than one of them to judge is judged. `Settings(hostname=…, relay={"host": …})` makes one in a program,
+`Settings.load(file)` reads file, environment and command line (`mailflow.config`). Instances never change.
+Relative paths of a loaded configuration are relative to its file, of one made in a program to the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import field_validator, model_validator
+
+from mailflow.bounce import BounceSettings
+from mailflow.config import KeyPath, Mistake, Root
+from mailflow.config.names import complete, is_domain, machine_name, search_domain
+from mailflow.control.settings import ControlSettings
+from mailflow.delivery.settings import SmtpSettings
+from mailflow.ingress.settings import LimitsSettings, ListenerSettings
+from mailflow.net.settings import DnsSettings
+from mailflow.observe.settings import LogSettings
+from mailflow.rewrite import LocalSettings, RelaySettings, RouteSettings
+from mailflow.scheduler.settings import SchedulerSettings
+from mailflow.setting import Duration, Endpoint, setting
+from mailflow.store.settings import QueueSettings
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes in the path of a UNIX socket: sun_path holds 108 with the closing NUL (unix(7))."""
+
+_WILDCARDS = ("0.0.0.0", "::")
+_STREAMS = ("stderr", "stdout", "none")
+
+
+class Settings(Root):
+    """The configuration of one mail server."""
+
+    hostname: str = setting("", postfix="myhostname")
+    """The server's full name, as it introduces itself. Default: the machine's name, completed with `domain` when short."""
+
+    domain: str = setting("", postfix="mydomain")
+    """Completes a short host name. Default: the first search domain of the machine's resolver."""
+
+    spool: Path = setting(Path("var/spool"), postfix="queue_directory")
+    """The directory of the queue; made when missing. One server at a time uses it."""
+
+    shutdown_grace: Duration = setting("10s")
+    """How long sessions and deliveries under way may take to end when the server is stopped."""
+
+    listener: list[ListenerSettings] = setting([])
+    """Addresses to accept mail on; without any, mail enters by `mailflow send` and the Python API only."""
+
+    limits: LimitsSettings = setting(LimitsSettings())
+    relay: RelaySettings = setting(RelaySettings())
+    route: list[RouteSettings] = setting([])
+    """Where mail for single domains and addresses goes; the first that matches decides."""
+
+    local: LocalSettings = setting(LocalSettings())
+    queue: QueueSettings = setting(QueueSettings())
+    scheduler: SchedulerSettings = setting(SchedulerSettings())
+    bounce: BounceSettings = setting(BounceSettings())
+    smtp: SmtpSettings = setting(SmtpSettings())
+    dns: DnsSettings = setting(DnsSettings())
+    control: ControlSettings = setting(ControlSettings())
+    log: LogSettings = setting(LogSettings())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_hostname(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            values = dict(values)
+            cls.prepare(values)
+        return values
+
+    @field_validator("hostname", "domain")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if value and not is_domain(value):
+            raise ValueError(
+                f'"{value}" is not a host name (accepted: letters, digits, hyphens and dots, such as "mx.example.org")'
+            )
+        return value.lower()
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control socket is."""
+        return self.control.socket or self.spool / "control.sock"
+
+    # For the loader (`config.Root`)
+
+    @classmethod
+    def prepare(cls, tree: dict[str, Any]) -> dict[KeyPath, str]:
+        """Completes the host name (wish 6)."""
+        given, domain = tree.get("hostname", ""), tree.get("domain", "")
+        if not (isinstance(given, str) and isinstance(domain, str)) or "." in given:
+            return {}
+        name, words = complete(given, domain, machine_name(), search_domain())
+        if name:
+            tree["hostname"] = name
+        return {("hostname",): words} if words else {}
+
+    def relative_to(self, base: Path) -> Self:
+        """A copy whose relative paths begin at `base`."""
+        changed: dict[str, Any] = {
+            "spool": base / self.spool,
+            "local": self.local.model_copy(update={"maildir": str(base / self.local.maildir)}),
+        }
+        if self.log.to not in _STREAMS:
+            changed["log"] = self.log.model_copy(update={"to": str(base / self.log.to)})
+        if self.control.socket is not None:
+            changed["control"] = self.control.model_copy(update={"socket": base / self.control.socket})
+        return self.model_copy(update=changed)
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """What is wrong though each value by itself is right."""
+        if "." not in self.hostname:
+            accepted = 'a full name such as "mx.example.org", or a `domain` that completes it'
+            yield Mistake(("hostname",), f'"{self.hostname}" is not a full host name', accepted)
+        yield from self._listener_mistakes()
+        yield from self._local_mistakes()
+        yield from self._path_mistakes()
+
+    def _listener_mistakes(self) -> Iterator[Mistake]:
+        for i, later in enumerate(self.listener):
+            for j, earlier in enumerate(self.listener[:i]):
+                if _collide(later.bind, earlier.bind):
+                    message = f"{later.bind} is taken already by listener[{j}] ({earlier.bind})"
+                    yield Mistake(("listener", i, "bind"), message, "another port or address")
+                    break
+
+    def _local_mistakes(self) -> Iterator[Mistake]:
+        local = self.local
+        for i, domain in enumerate(local.domains):
+            if not is_domain(domain):
+                yield Mistake(("local", "domains", i), f'"{domain}" is not a domain', 'such as "example.org"')
+        for i, user in enumerate(local.users):
+            if not user or user.startswith(".") or "/" in user or "@" in user or not user.isprintable():
+                accepted = 'a name without "/" and "@" that does not begin with a dot, such as "alice"'
+                yield Mistake(("local", "users", i), f'"{user}" cannot be the name of a mailbox', accepted)
+        if len(local.users) > 1 and "{user}" not in local.maildir:
+            accepted = 'a path with {user} in it, such as "var/mail/{user}"'
+            yield Mistake(("local", "maildir"), "all users would share one Maildir", accepted)
+        if local.postmaster and local.postmaster not in local.users:
+            accepted = "one of " + ", ".join(f'"{u}"' for u in local.users[:5]) if local.users else ""
+            yield Mistake(("local", "postmaster"), f'"{local.postmaster}" is not in local.users', accepted)
+
+    def _path_mistakes(self) -> Iterator[Mistake]:
+        spool = _cannot_make(self.spool)
+        if spool:
+            yield Mistake(("spool",), spool, "a directory that exists or can be made")
+        if self.local.users:
+            parent = Path(self.local.maildir.partition("{user}")[0] + "x").parent
+            maildir = _cannot_make(parent)
+            if maildir:
+                yield Mistake(("local", "maildir"), maildir, "a path whose directories exist or can be made")
+        if self.log.to not in _STREAMS and not Path(self.log.to).parent.is_dir():
+            yield Mistake(
+                ("log", "to"), f"the directory {Path(self.log.to).parent} does not exist", "an existing directory"
+            )
+        path = os.fsencode(self.control_socket)
+        if self.control.enabled and len(path) > SOCKET_PATH_LIMIT:
+            message = f"the path of the socket is too long: {len(path)} bytes: {self.control_socket}"
+            yield Mistake(
+                ("control", "socket"), message, f"at most {SOCKET_PATH_LIMIT} bytes; a shorter `spool` helps too"
+            )
+
+
+def _collide(one: Endpoint, other: Endpoint) -> bool:
+    """Whether two listeners cannot both be opened."""
+    if one.port == 0 or one.port != other.port:
+        return False
+    same_family = (":" in one.host) == (":" in other.host)
+    return one.host == other.host or (same_family and (one.host in _WILDCARDS or other.host in _WILDCARDS))
+
+
+def _cannot_make(directory: Path) -> str:
+    """Why a directory is not there and cannot be made; "" when it is or can. Nothing is made."""
+    for place in (directory, *directory.parents):
+        if place.is_dir():
+            if os.access(place, os.W_OK | os.X_OK):
+                return ""
+            return (
+                f"{place} is not writable for this user"
+                if place == directory
+                else f"{directory} cannot be made: {place} is not writable for this user"
+            )
+        if place.exists():
+            return f"{place} is not a directory"
+    return f"{directory} does not exist"
