@@ -40,12 +40,13 @@ class Slice:
     """Part of a destination's recipients, read from disk."""
 
     messages: list[Message]
-    """In order; each has only this destination's recipients, and no content. A message appears once for every run of
-    its recipients that have the same due time."""
+    """In the order of their first recipient; each has only this destination's recipients, and no content."""
     last: Position | None
     """Where the next slice goes on; None when this one is empty."""
     complete: bool
     """Nothing due is behind `last`."""
+    next_due: float | None = None
+    """When the first of those is due that are not yet; None when there is none, held ones left out."""
 
 
 @dataclass(frozen=True, slots=True)

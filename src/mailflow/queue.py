@@ -1,0 +1,256 @@
+"""The durable life of a message, as its users see it.
+
+Everything here is called from the event loop. `enqueue` and `settle` return at once and call back from the loop when
+their group commit has reached the disk; reading returns futures. The flow is the only one who enqueues and settles.
+
+Invariants: a message whose `done(None)` was called survives any crash; one whose `done(error)` was called is not in the
+queue. A settlement's recipients leave in the same transaction in which its new messages enter. Nothing on disk says
+what is being delivered: after a crash everything undone is due as it was.
+
+What this does not do: decide when anything is due, keep contents in memory, or know about transports. The disk is below
+in `store/`; docs/queue.md describes format, transactions and what a crash can do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mailflow.envelope import Content, ContentFile, Message
+from mailflow.errors import QueueError, QueueFull
+from mailflow.ids import IdSource
+from mailflow.store import query
+from mailflow.store.admin import AdminTask, Command
+from mailflow.store.failure import failure
+from mailflow.store.lock import SpoolLock
+from mailflow.store.lookup import Lookups
+from mailflow.store.settings import QueueSettings
+from mailflow.store.spill import ContentWriter
+from mailflow.store.sqlite import Store
+from mailflow.store.values import Changed, Position, QueueCounts, Selection, Settlement, Slice
+from mailflow.store.writer import Admin, Done, Writer
+
+__all__ = [
+    "Changed",
+    "ContentWriter",
+    "Done",
+    "Position",
+    "Queue",
+    "QueueCounts",
+    "QueueSettings",
+    "Selection",
+    "Settlement",
+    "Slice",
+]
+
+
+class Queue:
+    """The queue of one spool; made by `Queue.open`."""
+
+    def __init__(
+        self, spool: Path, settings: QueueSettings, lock: SpoolLock, store: Store, now: Callable[[], float]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.spool = spool
+        self.settings = settings
+        self._lock = lock
+        self._store = store
+        self._now = now
+        self._loop = loop
+        self._ids = IdSource(store.high_water)
+        self._writer = Writer(store, loop, self._last_id)
+        self._lookups = Lookups(spool, loop)
+        self._spills: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.spool} {self._writer!r}>"
+
+    @classmethod
+    async def open(cls, spool: Path, settings: QueueSettings, *, now: Callable[[], float] = time.time) -> Queue:
+        """The queue below `spool`, which is made where it is missing; locked until `close`.
+
+        `now` gives seconds since 1970. Raises QueueLocked when another process holds the spool, QueueError when it
+        cannot be read or written, or was written by a newer mailflow.
+        """
+        lock, store, free = await asyncio.get_running_loop().run_in_executor(None, _open, spool, settings, now)
+        queue = cls(spool, settings, lock, store, now)
+        queue._writer.free_bytes = free
+        return queue
+
+    def new_id(self) -> int:
+        """An id that no message of this spool has, had, or will have (wishes 60 and 81)."""
+        return self._ids.next(self._now())
+
+    @property
+    def on_commit(self) -> Callable[[], None] | None:
+        """Called once after the callbacks of each group commit."""
+        return self._writer.on_commit
+
+    @on_commit.setter
+    def on_commit(self, call: Callable[[], None] | None) -> None:
+        self._writer.on_commit = call
+
+    @property
+    def on_failure(self) -> Callable[[QueueError], None] | None:
+        """Called once when the store has failed for good: a write or fsync failed, and opening anew did not help."""
+        return self._writer.on_failure
+
+    @on_failure.setter
+    def on_failure(self, call: Callable[[QueueError], None] | None) -> None:
+        self._writer.on_failure = call
+
+    # Writing
+
+    def enqueue(self, message: Message, done: Done) -> None:
+        """Puts a message into the queue: `done(None)` once it is durable, `done(error)` when it is not in the queue.
+
+        Its id is from `new_id`, its content bytes, or the ContentFile that `spill(id)` gave. `done` is called later,
+        from the loop: QueueFull when the disk has no room, QueueError otherwise.
+        """
+        if self._closed:
+            self._loop.call_soon(done, QueueError("the queue is closed"))
+        elif self._writer.waiting_bytes > self.settings.write_buffer:
+            self._loop.call_soon(done, QueueError(f"more than write_buffer waits for the disk ({self._writer!r})"))
+        else:
+            self._writer.enqueue(message, done)
+
+    def settle(self, settlement: Settlement, done: Done | None = None) -> None:
+        """Puts what an attempt brought about on disk, in one transaction; lowers `message.remaining` at once.
+
+        `done(None)` when it is durable; then `message.remaining` is not above what is in the queue, so 0 means that the
+        message is gone. A full disk delays it. `done(error)`: nothing changed on disk, the recipients will be due again.
+        """
+        if self._closed:
+            if done:
+                self._loop.call_soon(done, QueueError("the queue is closed"))
+            return
+        message = settlement.message
+        whole = message.remaining == len(settlement.done) and not settlement.deferred
+        message.remaining -= len(settlement.done)
+        self._writer.settle(settlement, done, whole=whole)
+
+    def spill(self, id: int) -> ContentWriter:
+        """A writer for the content of message `id`, which is larger than content_file_threshold, while it arrives."""
+        return ContentWriter(id, self._store.files, self._keep_task)
+
+    def discard(self, message: Message) -> None:
+        """Frees the content file of a message that was spilled and then was not enqueued after all."""
+        if isinstance(message.content, ContentFile):
+            self._loop.run_in_executor(None, self._store.free_file, message.id)
+
+    def room(self, size: int) -> bool:
+        """Whether a message of `size` bytes may come in: the disk keeps its reserve, and the writer keeps up.
+
+        Free space is looked up in the writer's thread, at most once a second.
+        """
+        self._writer.look(self._loop.time())
+        waiting = self._writer.waiting_bytes
+        return (
+            self._writer.free_bytes - waiting - size >= self.settings.reserve and waiting <= self.settings.write_buffer
+        )
+
+    # Reading
+
+    def load(self, destination: str, after: Position | None, until: float, limit: int) -> asyncio.Future[Slice]:
+        """The next recipients of a destination that are due by `until`, behind `after`, at most `limit` of them.
+
+        In order (due, message id, number); held ones are left out.
+        """
+        return self._lookups.ask(lambda db: query.load(db, destination, after, until, limit))
+
+    def content(self, message: Message) -> asyncio.Future[Content]:
+        """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
+        return self._lookups.content(message.id)
+
+    def destinations(self, until: float | None) -> asyncio.Future[list[tuple[str, int, float]]]:
+        """(destination, recipients, earliest due) of what is due by `until`, or of all; held ones are left out."""
+        return self._lookups.ask(lambda db: query.destinations(db, until))
+
+    def counts(self) -> asyncio.Future[QueueCounts]:
+        """How much is in the queue."""
+        return self._lookups.ask(query.counts)
+
+    # Administration
+
+    def hold(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+        """No attempts until `release`; one that runs now may still deliver, but does not lift the hold."""
+        return self._administer(Command.HOLD, selection)
+
+    def release(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+        """Held recipients become due now."""
+        return self._administer(Command.RELEASE, selection)
+
+    def flush(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+        """Deferred recipients become due now; held ones stay held."""
+        return self._administer(Command.FLUSH, selection)
+
+    def delete(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+        """The recipients leave the queue without a bounce."""
+        return self._administer(Command.DELETE, selection)
+
+    async def close(self) -> None:
+        """Writes what is waiting, closes the database and gives the spool free. Later calls get QueueError."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._spills:
+            task.cancel()
+        if self._spills:
+            await asyncio.wait(self._spills)
+        await self._lookups.close()
+        await self._writer.close()
+        try:
+            await self._loop.run_in_executor(None, self._store.close, self._ids.last)
+        finally:
+            self._lock.release()
+
+    def _administer(self, command: Command, selection: Selection) -> asyncio.Future[list[Changed]]:
+        future: asyncio.Future[list[Changed]] = self._loop.create_future()
+
+        def done(result: list[Changed] | QueueError) -> None:
+            if future.done():  # cancelled meanwhile
+                return
+            if isinstance(result, QueueError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        if self._closed:
+            done(QueueError("the queue is closed"))
+        else:
+            self._writer.administer(Admin(AdminTask(command, selection, self._now()), done))
+        return future
+
+    def _last_id(self) -> int:
+        return self._ids.last
+
+    def _keep_task(self, task: asyncio.Task[None]) -> None:
+        self._spills.add(task)
+        task.add_done_callback(self._spills.discard)
+
+
+def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tuple[SpoolLock, Store, int]:
+    """Lock, store and free bytes of a spool; nothing stays locked when it raises."""
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise failure(error, str(spool)) from error
+    lock = SpoolLock(spool)
+    lock.acquire()
+    try:
+        store = Store.open(spool, settings, now)
+        try:
+            store.reserve(store.high_water)
+            free = store.free_bytes()
+        except QueueFull:
+            free = 0  # a full disk is no reason not to start: what leaves makes room
+        except BaseException:
+            store.close(store.high_water)
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    return lock, store, free

@@ -1,0 +1,46 @@
+"""What an error of SQLite or the operating system means for the queue.
+
+Three kinds, three classes: `QueueFull` (no room now, the store is whole), `QueueError` (this operation was refused, the
+store is whole), and `StoreBroken` (what reached the disk is uncertain: close, reopen, verify). Pure.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+
+from mailflow.errors import QueueError, QueueFull
+
+
+class StoreBroken(QueueError):
+    """A write or fsync failed: nothing of this batch may be taken for durable, and the store must be opened anew."""
+
+
+_FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT)
+_HARMLESS = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_RANGE,
+)
+
+
+def failure(error: Exception, what: str) -> QueueError:
+    """The QueueError that says what `error` means; `what` names the file or the operation for the log."""
+    if isinstance(error, QueueError):
+        return error
+    if isinstance(error, OSError):
+        kind = QueueFull if error.errno in _FULL_ERRNO else QueueError
+        return kind(f"{what}: {error.strerror or error}")
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
+        name = getattr(error, "sqlite_errorname", "")
+        primary = code & 0xFF
+        text = f"{what}: {error}{f' ({name})' if name else ''}"
+        if primary == sqlite3.SQLITE_FULL:
+            return QueueFull(text)
+        return QueueError(text) if primary in _HARMLESS or not name else StoreBroken(text)
+    return QueueError(f"{what}: {type(error).__name__}: {error}")

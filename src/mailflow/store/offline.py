@@ -1,0 +1,69 @@
+"""The administrator's commands on a spool that no server holds.
+
+`with open_offline(spool) as queue: queue.hold(Selection(ids=(id,)))`. The lock is held meanwhile, so a server that starts
+now is refused, and a server that runs refuses us: QueueLocked; then ask it through its control socket instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mailflow.errors import QueueError
+from mailflow.store.admin import AdminTask, Command
+from mailflow.store.lock import SpoolLock
+from mailflow.store.schema import database
+from mailflow.store.settings import QueueSettings
+from mailflow.store.sqlite import Store
+from mailflow.store.values import Changed, Selection
+
+
+class OfflineQueue:
+    """The queue of a spool without a server. Every method is durable when it returns, and raises QueueError."""
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+
+    def hold(self, selection: Selection) -> list[Changed]:
+        """No attempts until release."""
+        return self._run(Command.HOLD, selection)
+
+    def release(self, selection: Selection) -> list[Changed]:
+        """Held recipients become due now."""
+        return self._run(Command.RELEASE, selection)
+
+    def flush(self, selection: Selection) -> list[Changed]:
+        """Deferred recipients become due now."""
+        return self._run(Command.FLUSH, selection)
+
+    def delete(self, selection: Selection) -> list[Changed]:
+        """The recipients leave the queue without a bounce."""
+        return self._run(Command.DELETE, selection)
+
+    def _run(self, command: Command, selection: Selection) -> list[Changed]:
+        task = AdminTask(command, selection, self._now())
+        while not task.step(self._store):
+            pass
+        return task.result()
+
+
+@contextmanager
+def open_offline(
+    spool: Path, settings: QueueSettings | None = None, now: Callable[[], float] = time.time
+) -> Iterator[OfflineQueue]:
+    """The queue below `spool`, locked while the block runs. Raises QueueLocked, or QueueError when there is none."""
+    if not database(spool).exists():
+        raise QueueError(f"{database(spool)}: there is no queue here")
+    lock = SpoolLock(spool)
+    lock.acquire()
+    try:
+        store = Store.open(spool, settings or QueueSettings(), now)
+        try:
+            yield OfflineQueue(store, now)
+        finally:
+            store.close(store.high_water)
+    finally:
+        lock.release()

@@ -1,0 +1,135 @@
+"""What is read from the store, as functions over a connection: slices, contents, destinations, listings, counts.
+
+Used by the reader thread of a running queue and by the reading commands alike. Every function is a short read
+transaction, so that no reader keeps the write-ahead log from being used again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mailflow.envelope import HELD, Content, ContentFile, Recipient
+from mailflow.errors import QueueDamaged, QueueError
+from mailflow.ids import format_id
+from mailflow.store import rows
+from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
+from mailflow.store.values import Position, QueueCounts, QueuedMessage, Slice
+
+READ_BYTES = 1024 * 1024
+"""A content file is checked in pieces of this size."""
+START = Position(-1.0, -1, -1)
+"""In front of every recipient."""
+
+
+def load(db: sqlite3.Connection, destination: str, after: Position | None, until: float, limit: int) -> Slice:
+    """The next recipients of a destination that are due, at most `limit`, in order (due, message id, number)."""
+    found = db.execute(
+        f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE destination = ?"  # noqa: S608
+        " AND (due, message_id, number) > (?, ?, ?) AND due <= ? ORDER BY due, message_id, number LIMIT ?",
+        (destination, *(after or START), min(until, HELD - 1), limit),
+    ).fetchall()
+    (next_due,) = db.execute(
+        "SELECT min(due) FROM recipient WHERE destination = ? AND due > ? AND due < ?", (destination, until, HELD)
+    ).fetchone()
+    if not found:
+        return Slice([], None, complete=True, next_due=next_due)
+    grouped: dict[int, list[Recipient]] = {}
+    for row in found:
+        grouped.setdefault(row[0], []).append(rows.read_recipient(row))
+    envelopes = {row[0]: row for row in _messages(db, list(grouped))}
+    messages = [rows.read_message(envelopes[key], its) for key, its in grouped.items() if key in envelopes]
+    last = found[-1]
+    return Slice(messages, Position(last[2], last[0], last[1]), complete=len(found) < limit, next_due=next_due)
+
+
+def _messages(db: sqlite3.Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    sql = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+    return db.execute(sql, (json.dumps(ids),)).fetchall()
+
+
+def destinations(db: sqlite3.Connection, until: float | None) -> list[tuple[str, int, float]]:
+    """(destination, recipients, earliest due) of those due by `until`, or of all; held ones are left out."""
+    latest = HELD - 1 if until is None else min(until, HELD - 1)
+    sql = "SELECT destination, count(*), min(due) FROM recipient WHERE due <= ? GROUP BY destination"
+    return db.execute(sql, (latest,)).fetchall()
+
+
+def contents(db: sqlite3.Connection, folder: Path, ids: Sequence[int]) -> dict[int, Content | QueueError]:
+    """The contents of messages, each checked against its id, or the error instead (QueueDamaged; QueueError: gone)."""
+    result: dict[int, Content | QueueError] = {
+        key: QueueError(f"message {format_id(key)} is not in the queue") for key in ids
+    }
+    sql = "SELECT id, crc, file, data FROM content WHERE id IN (SELECT value FROM json_each(?))"
+    for key, crc, file, data in db.execute(sql, (json.dumps(list(ids)),)).fetchall():
+        try:
+            result[key] = _check_bytes(key, crc, data) if file is None else _check_file(db, folder, key, crc, file)
+        except QueueError as error:
+            result[key] = error
+    return result
+
+
+def _damaged(id: int, what: str) -> QueueDamaged:
+    return QueueDamaged(f"content of message {format_id(id)} {what}")
+
+
+def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
+    if data is None or rows.checksum(id, data) != crc:
+        raise _damaged(id, "does not match its checksum")
+    return data
+
+
+def _check_file(db: sqlite3.Connection, folder: Path, id: int, crc: int, file: int) -> ContentFile:
+    """A content file, read through once; behind the message's end a file may have bytes of an earlier one."""
+    row = db.execute("SELECT size FROM message WHERE id = ?", (id,)).fetchone()
+    path, left, value = folder / f"{file:08}", row[0] if row else 0, rows.checksum(id, b"")
+    size = left
+    try:
+        with path.open("rb", buffering=0) as stream:
+            while left and (piece := stream.read(min(left, READ_BYTES))):
+                value = rows.checksum(id, piece, value)
+                left -= len(piece)
+    except OSError as error:
+        raise _damaged(id, f"cannot be read: {path}: {error.strerror}") from error
+    if left or value != crc:
+        raise _damaged(id, f"does not match its checksum: {path}")
+    return ContentFile(path, size)
+
+
+def listing(
+    db: sqlite3.Connection, after: int, limit: int, ids: Sequence[int] | None, most_recipients: int
+) -> list[QueuedMessage]:
+    """Messages behind id `after`, by id; `ids`: only these; of each the first `most_recipients` recipients."""
+    db.execute("BEGIN")  # one snapshot for messages and recipients
+    try:
+        return _listing(db, after, limit, ids, most_recipients)
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _listing(
+    db: sqlite3.Connection, after: int, limit: int, ids: Sequence[int] | None, most_recipients: int
+) -> list[QueuedMessage]:
+    if ids is None:
+        sql = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+        found = db.execute(sql, (after, limit)).fetchall()
+    else:
+        found = sorted(_messages(db, [key for key in ids if key > after][:limit]))
+    sql = f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE message_id = ? ORDER BY number LIMIT ?"  # noqa: S608
+    return [
+        rows.listed_message(row, [rows.listed_recipient(r) for r in db.execute(sql, (row[0], most_recipients))])
+        for row in found
+    ]
+
+
+def counts(db: sqlite3.Connection) -> QueueCounts:
+    """The queue in numbers."""
+    messages = db.execute("SELECT count(*) FROM message").fetchone()[0]
+    total, held, deferred = db.execute(
+        "SELECT count(*), coalesce(sum(due >= ?1), 0), coalesce(sum(due < ?1 AND attempts > 0), 0) FROM recipient",
+        (HELD,),
+    ).fetchone()
+    return QueueCounts(messages, total, total - held - deferred, deferred, held)

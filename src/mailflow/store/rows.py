@@ -1,0 +1,110 @@
+"""Between objects and rows: the columns of message and recipient, and the compact text of peer and options. Pure."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from mailflow.envelope import HELD, PLAIN, Message, Options, Peer, Recipient
+from mailflow.ids import format_id
+from mailflow.store.values import QueuedMessage, QueuedRecipient
+
+MESSAGE_COLUMNS = "id, arrived, size, remaining, sender, peer, options"
+RECIPIENT_COLUMNS = "message_id, number, due, attempts, destination, address, original, orcpt, notify, reason"
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def checksum(id: int, data: bytes | memoryview, start: int | None = None) -> int:
+    """CRC-32 of a content, begun with its id, so that another message's content does not match (wish 82).
+
+    `start` is the value so far when the content comes in pieces.
+    """
+    return zlib.crc32(data, zlib.crc32(id.to_bytes(8, "big")) if start is None else start)
+
+
+def peer_text(peer: Peer) -> str:
+    """The client record as one line of JSON."""
+    return _encode([peer.address, peer.port, peer.name, peer.helo, peer.protocol, peer.tls, peer.login])
+
+
+def read_peer(text: str) -> Peer:
+    return Peer(*json.loads(text))
+
+
+def options_text(options: Options) -> str:
+    """The envelope's options as JSON; "" for the plain message."""
+    if options is PLAIN or options == PLAIN:
+        return ""
+    return _encode([options.body, options.smtputf8, options.ret, options.envid])
+
+
+def read_options(text: str) -> Options:
+    return Options(*json.loads(text)) if text else PLAIN
+
+
+def add_message(flat: list[Any], message: Message) -> None:
+    """Appends the values of MESSAGE_COLUMNS."""
+    flat += (
+        message.id,
+        message.arrived,
+        message.size,
+        len(message.recipients),
+        message.sender,
+        peer_text(message.peer),
+        options_text(message.options),
+    )
+
+
+def add_recipients(flat: list[Any], id: int, recipients: Sequence[Recipient]) -> None:
+    """Appends the values of RECIPIENT_COLUMNS for each recipient of message `id`."""
+    for r in recipients:
+        flat += (
+            id,
+            r.number,
+            r.due,
+            r.attempts,
+            r.destination,
+            r.address,
+            r.original,
+            r.orcpt,
+            r.notify,
+            r.reason,
+        )
+
+
+def read_recipient(row: Sequence[Any]) -> Recipient:
+    """A Recipient from RECIPIENT_COLUMNS."""
+    _, number, due, attempts, destination, address, original, orcpt, notify, reason = row
+    return Recipient(number, address, destination, original, orcpt, notify, due, attempts, reason)
+
+
+def read_message(row: Sequence[Any], recipients: list[Recipient]) -> Message:
+    """A Message from MESSAGE_COLUMNS, without content."""
+    key, arrived, size, remaining, sender, peer, options = row
+    return Message(
+        key,
+        sender,
+        recipients,
+        None,
+        arrived=arrived,
+        size=size,
+        peer=read_peer(peer),
+        options=read_options(options),
+        remaining=remaining,
+    )
+
+
+def listed_recipient(row: Sequence[Any]) -> QueuedRecipient:
+    """A listing's line from RECIPIENT_COLUMNS."""
+    _, number, due, attempts, destination, address, original, _, _, reason = row
+    state = "held" if due >= HELD else "deferred" if attempts else "queued"
+    return QueuedRecipient(number, address, destination, original, state, due, attempts, reason)
+
+
+def listed_message(row: Sequence[Any], recipients: list[QueuedRecipient]) -> QueuedMessage:
+    """A listing's entry from MESSAGE_COLUMNS."""
+    key, arrived, size, remaining, sender, peer, _ = row
+    return QueuedMessage(key, format_id(key), sender, size, arrived, read_peer(peer), remaining, tuple(recipients))

@@ -1,0 +1,334 @@
+"""The queue in SQLite: synchronous, for one thread at a time, knows no asyncio.
+
+`Store.open(spool, settings)` takes a spool whose lock the caller holds. `commit(messages, settlements)` is one
+transaction with one fsync: all of it is durable when it returns, and nothing of it when it raises. The administrator's
+commands work in steps of bounded size, so that a step never holds up mail for long.
+
+Errors: `QueueFull` and `QueueError` leave a whole store; after `StoreBroken` only `reopen` may be called, which proves
+with new writes and fsyncs that everything acknowledged before is on the disk.
+
+Speed: Python's sqlite3 gives up the interpreter lock at every step of a statement, and a busy event loop may keep it for
+5 ms. So rows go in with few statements of many rows, and messages go out with few statements of many ids; the sizes
+are powers of two, so that every statement is found in the cache of prepared ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from mailflow.envelope import HELD, ContentFile, Message, Recipient
+from mailflow.errors import QueueError
+from mailflow.store import rows
+from mailflow.store.content import ContentFiles, sync_folder
+from mailflow.store.failure import StoreBroken, failure
+from mailflow.store.schema import PAGE_SIZE_BYTES, connect, database
+from mailflow.store.settings import QueueSettings
+from mailflow.store.values import Settlement
+
+T = TypeVar("T")
+
+CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+"""Rows in one statement."""
+ID_RESERVE_US = 60_000_000
+"""Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
+ID_MARGIN_US = 1_000_000
+"""The mark moves when fewer ids than this are left below it; no batch hands out as many."""
+
+
+class Work(NamedTuple):
+    """A settlement on its way to disk. `whole`: the last recipients of their message leave, nothing is deferred."""
+
+    settlement: Settlement
+    whole: bool
+
+
+class _Table:
+    """The statements that put rows into, and take messages out of, one table."""
+
+    def __init__(self, name: str, columns: str, key: str) -> None:
+        self.width = columns.count(",") + 1
+        row = f"({','.join('?' * self.width)})"
+        self.insert = {n: f"INSERT INTO {name} ({columns}) VALUES {','.join([row] * n)}" for n in CHUNKS}  # noqa: S608
+        self.delete = {n: f"DELETE FROM {name} WHERE {key} IN ({','.join('?' * n)})" for n in CHUNKS}  # noqa: S608
+
+
+_MESSAGE = _Table("message", rows.MESSAGE_COLUMNS, "id")
+_RECIPIENT = _Table("recipient", rows.RECIPIENT_COLUMNS, "message_id")
+_CONTENT = _Table("content", "id, crc, file, data", "id")
+
+
+class Store:
+    """The tables of one spool, and what may be done to them."""
+
+    def __init__(self, spool: Path, settings: QueueSettings, now: Callable[[], float]) -> None:
+        self.spool = spool
+        self.files = ContentFiles(spool)
+        self.high_water = 0
+        """No id up to this one may be handed out by a later run."""
+        self._settings = settings
+        self._now = now
+        self._db: sqlite3.Connection | None = None
+        self._reserved = 0
+
+    @classmethod
+    def open(cls, spool: Path, settings: QueueSettings, now: Callable[[], float] = time.time) -> Store:
+        """Opens, migrates, sweeps content files. Raises QueueError (a newer format, no access, damaged)."""
+        store = cls(spool, settings, now)
+        try:
+            store._connect()
+            store.files.sweep(store._content_files())
+            sync_folder(spool)  # the names of database and folders themselves
+        except (sqlite3.Error, OSError) as error:
+            store._disconnect()
+            raise failure(error, str(database(spool))) from error
+        except BaseException:
+            store._disconnect()
+            raise
+        return store
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The open connection. Raises StoreBroken when there is none."""
+        if self._db is None:
+            raise StoreBroken("the queue's database is closed")
+        return self._db
+
+    def _connect(self) -> None:
+        settings = self._settings
+        self._db = connect(self.spool, cache_bytes=settings.cache, checkpoint_bytes=settings.checkpoint)
+        mark = self._db.execute("SELECT value FROM meta WHERE key = 'high_water'").fetchone()
+        newest = self._db.execute("SELECT max(id) FROM message").fetchone()[0]
+        self._reserved = mark[0] if mark else 0
+        self.high_water = max(self.high_water, self._reserved, newest or 0)
+
+    def _disconnect(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except sqlite3.Error:
+                return  # what it could not write back is still in the log
+
+    def _content_files(self) -> dict[int, int]:
+        return dict(self.db.execute("SELECT id, file FROM content WHERE file IS NOT NULL"))
+
+    # One batch
+
+    def commit(self, messages: Sequence[Message], work: Sequence[Work], last_id: int) -> dict[int, int]:
+        """One transaction: messages enter, settlements take effect. `last_id`: the newest id handed out.
+
+        Returns message id → recipients left, for the settlements that are not `whole`. Raises QueueFull, QueueError,
+        StoreBroken; then nothing of it is in the store.
+        """
+        entering = [*messages, *(m for w in work for m in w.settlement.new)] if work else messages
+        mark, left = self.transaction(lambda: self._batch(entering, work, last_id))
+        self._reserved = mark
+        for message in entering:
+            if isinstance(message.content, ContentFile):
+                self.files.stored(message.id)
+        if self.files.busy:
+            self._release_files(work, left)
+        return left
+
+    def transaction(self, body: Callable[[], T]) -> T:
+        """`body` inside BEGIN and COMMIT; errors are mapped, what it did is undone."""
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            result = body()
+            self.db.execute("COMMIT")
+        except Exception as error:  # values that SQLite refuses raise UnicodeError, OverflowError and others
+            self._rollback()
+            raise failure(error, str(database(self.spool))) from error
+        return result
+
+    def _rollback(self) -> None:
+        try:
+            if self._db is not None and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise StoreBroken(f"{database(self.spool)}: cannot undo a transaction: {error}") from error
+
+    def _batch(self, entering: Sequence[Message], work: Sequence[Work], last_id: int) -> tuple[int, dict[int, int]]:
+        if entering:
+            self._enter(entering)
+        left = self._settle(work) if work else {}
+        return self._move_mark(last_id), left
+
+    def _enter(self, messages: Sequence[Message]) -> None:
+        envelopes: list[Any] = []
+        recipients: list[Any] = []
+        contents: list[Any] = []
+        most = CHUNKS[0] * _RECIPIENT.width
+        for message in messages:
+            rows.add_message(envelopes, message)
+            contents += self._content_row(message)
+            for first in range(0, len(message.recipients), CHUNKS[0]):
+                rows.add_recipients(recipients, message.id, message.recipients[first : first + CHUNKS[0]])
+                if len(recipients) >= most:
+                    self._insert(_RECIPIENT, recipients)
+                    recipients = []
+        self._insert(_MESSAGE, envelopes)
+        self._insert(_RECIPIENT, recipients)
+        self._insert(_CONTENT, contents)
+
+    def _content_row(self, message: Message) -> tuple[int, int, int | None, bytes | None]:
+        content = message.content
+        if isinstance(content, bytes):
+            return message.id, rows.checksum(message.id, content), None, content
+        claim = self.files.claim(message.id)
+        if claim is None:
+            raise QueueError(f"message {message.queue_id} has no content (a content file is made by Queue.spill)")
+        return message.id, claim[1], claim[0], None
+
+    def _insert(self, table: _Table, flat: list[Any]) -> None:
+        """Rows given as one flat list of values."""
+        db, width, at, end = self.db, table.width, 0, len(flat)
+        for size in CHUNKS:
+            values = size * width
+            while end - at >= values:
+                db.execute(table.insert[size], flat[at : at + values])
+                at += values
+
+    def _delete(self, table: _Table, ids: list[int]) -> None:
+        db, at, end = self.db, 0, len(ids)
+        for size in CHUNKS:
+            while end - at >= size:
+                db.execute(table.delete[size], ids[at : at + size])
+                at += size
+
+    def remove(self, ids: list[int]) -> None:
+        """Messages out of all tables, inside a transaction of the caller's."""
+        ids.sort()
+        self._delete(_MESSAGE, ids)
+        self._delete(_RECIPIENT, ids)
+        self._delete(_CONTENT, ids)
+
+    # Settling
+
+    def _settle(self, work: Sequence[Work]) -> dict[int, int]:
+        gone: list[int] = []
+        left: dict[int, int] = {}
+        deferred: list[tuple[Any, ...]] = []
+        for settlement, whole in work:
+            message = settlement.message
+            if whole:
+                gone.append(message.id)
+                continue
+            deferred += [(r.due, r.attempts, r.reason, message.id, r.number) for r in settlement.deferred]
+            if settlement.done:
+                left[message.id] = self._remove_recipients(message.id, settlement.done)
+        if deferred:
+            # A hold that was placed while the attempt ran stays.
+            self.db.executemany(
+                f"UPDATE recipient SET due = iif(due >= {HELD!r}, due, ?), attempts = ?, reason = ?"  # noqa: S608
+                " WHERE message_id = ? AND number = ?",
+                deferred,
+            )
+        gone += [key for key, count in left.items() if count == 0]
+        if gone:
+            self.remove(gone)
+        return left
+
+    def _remove_recipients(self, id: int, done: list[Recipient]) -> int:
+        """Takes some recipients out; what is counted is what was there. Returns how many the message has left."""
+        removed = 0
+        for first in range(0, len(done), CHUNKS[0]):
+            numbers = [r.number for r in done[first : first + CHUNKS[0]]]
+            marks = ",".join("?" * len(numbers))
+            sql = f"DELETE FROM recipient WHERE message_id = ? AND number IN ({marks})"  # noqa: S608
+            removed += self.db.execute(sql, (id, *numbers)).rowcount
+        return self.count_down(id, removed)
+
+    def count_down(self, id: int, removed: int) -> int:
+        """Subtracts from `remaining`; returns what is left, 0 also for a message that is not there."""
+        self.db.execute("UPDATE message SET remaining = remaining - ? WHERE id = ?", (removed, id))
+        row = self.db.execute("SELECT remaining FROM message WHERE id = ?", (id,)).fetchone()
+        return max(row[0], 0) if row else 0
+
+    def _release_files(self, work: Sequence[Work], left: dict[int, int]) -> None:
+        for settlement, whole in work:
+            if whole or left.get(settlement.message.id) == 0:
+                try:
+                    self.files.settled(settlement.message.id)
+                except OSError:
+                    continue  # the next start's sweep finds it
+
+    def has_message(self, id: int) -> bool:
+        """Whether the message is in the queue."""
+        return self.db.execute("SELECT 1 FROM message WHERE id = ?", (id,)).fetchone() is not None
+
+    def delete_file(self, id: int) -> None:
+        """The content file of a message that was deleted goes, if it has one."""
+        try:
+            self.files.deleted(id)
+        except OSError:
+            return  # the next start's sweep finds it
+
+    def free_file(self, id: int) -> None:
+        """The content file of a message that did not get into the queue is free."""
+        try:
+            self.files.refused(id)
+        except OSError:
+            return  # the next start's sweep finds it
+
+    # Ids
+
+    def _move_mark(self, last_id: int) -> int:
+        """Reserves ids ahead when few are left; returns the mark, which counts once the transaction is committed."""
+        if last_id + ID_MARGIN_US <= self._reserved:
+            return self._reserved
+        mark = max(int(self._now() * 1_000_000) + ID_RESERVE_US, last_id + ID_MARGIN_US)
+        self._write_mark(mark)
+        return mark
+
+    def _write_mark(self, mark: int) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('high_water', ?)", (mark,))
+
+    def reserve(self, last_id: int) -> None:
+        """Makes room for ids behind `last_id`, in a transaction of its own. Raises as `commit`."""
+        self._reserved = self.transaction(lambda: self._move_mark(last_id))
+
+    # Trouble
+
+    def free_bytes(self) -> int:
+        """Room for content: free on the disk for us, and free inside the database. Raises QueueError."""
+        try:
+            disk = os.statvfs(self.spool)
+            pages = self.db.execute("PRAGMA freelist_count").fetchone()[0]
+        except (OSError, sqlite3.Error) as error:
+            raise failure(error, str(self.spool)) from error
+        return int(disk.f_bavail * disk.f_frsize + pages * PAGE_SIZE_BYTES)
+
+    def reopen(self, refused: Sequence[int], last_id: int) -> None:
+        """After StoreBroken: opens anew and proves that the disk holds what was acknowledged.
+
+        A failed fsync may have dropped pages that look written. So the whole log is copied into the database and both
+        are synced again, then a commit of our own must succeed. `refused`: messages of the failed batch, which nobody
+        was told are safe; what the log may hold of them is taken out. Raises QueueError when the proof fails.
+        """
+        self._disconnect()
+        try:
+            self._connect()
+            busy, _, _ = self.db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+            if busy:
+                raise StoreBroken(f"{database(self.spool)}: a reader keeps the log from being copied")
+        except (sqlite3.Error, OSError) as error:
+            self._disconnect()
+            raise failure(error, str(database(self.spool))) from error
+        self._reserved = 0  # so that the transaction below writes something
+        self.transaction(lambda: self.remove(list(refused)))
+        self.reserve(last_id)
+
+    def close(self, last_id: int) -> None:
+        """Writes the exact id mark and closes; the log is copied into the database. Raises QueueError."""
+        if self._db is None:
+            return
+        try:
+            self.transaction(lambda: self._write_mark(last_id))
+        finally:
+            self._disconnect()
