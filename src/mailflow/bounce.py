@@ -84,7 +84,9 @@ WIDTH = 78
 """Columns of the text, and of a field before it is folded (RFC 5322 §2.1.1)."""
 TEXT_LIMIT = 2000
 """Characters of one reply or reason that a report repeats."""
-_CONTROL = re.compile(r"[^\x20-\x7e]+")
+_PART = b"\r\nContent-Description: Your message\r\n"
+"""What stands before the type of the included part; the text above it has no such line."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _MESSAGE_ID = re.compile(rb"(?:\A|\n)message-id[ \t]*:\s*(<[!-;=?-~]{1,500}>)", re.IGNORECASE)
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 
@@ -122,7 +124,7 @@ def bounce(
     """
     kind = next(action for action in _WORDS if any(report.action is action for report in reports))
     what, included = _include(message, kind, content, settings, complete=complete)
-    part_type = _part_type(what, included)
+    part_type = _part_type(what, included, utf8=message.options.smtputf8)
     text = _text(message, reports, hostname, what)
     boundary = f"=_{queue_id}"
     while boundary.encode() in included:
@@ -130,7 +132,7 @@ def bounce(
     head = [
         f"Date: {format_date(now)}",
         f"From: Mail system <{settings.from_address or 'MAILER-DAEMON@' + hostname}>",
-        f"To: <{message.sender}>",
+        f"To: <{_CONTROL.sub('?', message.sender)}>",
         f"Subject: {_WORDS[kind].subject}",
         f"Message-ID: <{queue_id}@{hostname}>",
         *_thread(content),
@@ -146,7 +148,7 @@ def bounce(
         text,
         f"\r\n--{boundary}\r\nContent-Description: Delivery report\r\nContent-Type: message/delivery-status\r\n\r\n",
         _status(message, reports, hostname),
-        f"\r\n--{boundary}\r\nContent-Description: Your message\r\n{part_type}\r\n\r\n",
+        f"\r\n--{boundary}{_PART.decode()}{part_type}\r\n\r\n",
     ]
     start = "".join(parts).encode("utf-8", "replace")
     return b"".join((start, included, f"\r\n--{boundary}--\r\n".encode()))
@@ -154,8 +156,8 @@ def bounce(
 
 def bounce_options(message: Message, content: bytes) -> Options:
     """What the envelope of a report must ask for: `content` is what `bounce` returned for `message`."""
-    head = content[: max(header_end(content), 0)]
-    utf8 = not message.sender.isascii() or not head.isascii() or b"\r\nContent-Type: message/global" in content
+    part = content.find(_PART)
+    utf8 = not message.sender.isascii() or content.startswith(b"Content-Type: message/global", part + len(_PART))
     return Options(body="" if content.isascii() else "8BITMIME", smtputf8=utf8)
 
 
@@ -296,14 +298,17 @@ def _include(
     return "headers", header
 
 
-def _part_type(what: str, included: bytes) -> str:
-    """The type of the included part: RFC 6522 for ASCII headers, RFC 6533 §4 for others."""
+def _part_type(what: str, included: bytes, *, utf8: bool) -> str:
+    """The type of the included part: RFC 6522, or RFC 6533 §4 for the 8-bit header of a message that came by SMTPUTF8.
+
+    8-bit headers without it are an old bad habit; calling them internationalized would make the report undeliverable.
+    """
     end = header_end(included)
-    ascii_header = (included if end < 0 else included[:end]).isascii()
+    plain = not utf8 or (included if end < 0 else included[:end]).isascii()
     if what == "headers":
-        name = "text/rfc822-headers" if ascii_header else "message/global-headers"
+        name = "text/rfc822-headers" if plain else "message/global-headers"
     else:
-        name = "message/rfc822" if ascii_header else "message/global"
+        name = "message/rfc822" if plain else "message/global"
     return f"Content-Type: {name}" + ("" if included.isascii() else "\r\nContent-Transfer-Encoding: 8bit")
 
 

@@ -119,7 +119,8 @@ class Cleaner:
         """The fields that RFC 5322 §3.6 asks for and a posting client left to us (RFC 6409 §8)."""
         added = ""
         if b"\r\nfrom:" not in fields and not _has(b"from", fields):
-            added += f"From: <{sender or 'MAILER-DAEMON@' + self.hostname}>\r\n"
+            author = sender if sender.isprintable() and sender else f"MAILER-DAEMON@{self.hostname}"
+            added += f"From: <{author}>\r\n"
         if b"\r\ndate:" not in fields and not _has(b"date", fields):
             added += f"Date: {self._date}\r\n"
         if b"\r\nmessage-id:" not in fields and not _has(b"message-id", fields):

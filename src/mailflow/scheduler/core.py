@@ -52,7 +52,6 @@ class Scheduler:
 
     __slots__ = (
         "_idle",
-        "_now",
         "_ratio",
         "_sites",
         "_sleepers",
@@ -77,8 +76,6 @@ class Scheduler:
         """Destinations without jobs whose state is worth remembering, longest idle first."""
         self._transports: dict[str, Transport] = {}
         self._turns = 0
-        self._now = 0.0
-        """The last time a caller gave."""
         self._sleepers: list[tuple[float, int, Destination]] = []
         """A heap of destinations that may go on at a certain time; an entry counts if its time is still `wake_at`."""
         self._sleeps = 0
@@ -115,8 +112,9 @@ class Scheduler:
         """Whether memory has room for another job of this destination."""
         return self.room(destination, lane) > 0
 
-    def add(self, job: Job, now: float) -> None:
-        """Takes a job in. One that was handed out before goes to the front of its lane. Never refuses."""
+    def add(self, job: Job, now: float, *, first: bool = False) -> None:
+        """Takes a job in, at the back of its lane; `first`: at the front, because it was handed out and came back
+        unattempted. Never refuses: those who load from disk ask for room before."""
         site = self._sites.get(job.destination)
         if site is None:
             site = self._sites[job.destination] = Destination(job.destination, self._transport(job.destination))
@@ -124,7 +122,7 @@ class Scheduler:
             self._idle.pop(site, None)
             if now - site.idle_since > self.settings.memory and not site.dead:
                 site = self._sites[job.destination] = Destination(site.name, site.transport)
-        site.put(job)
+        site.put(job, first=first)
         self._waiting += 1
         if site.ring is None and site.running < site.window and not site.wake_at:
             self._enter(site)
@@ -133,7 +131,6 @@ class Scheduler:
 
     def next(self, now: float) -> Job | None:
         """The job to start now, None when there is none. It holds a slot until it is reported."""
-        self._now = now
         if self._sleepers and self._sleepers[0][0] <= now:
             self._awaken(now)
         while (site := self._first()) is not None:
@@ -147,7 +144,6 @@ class Scheduler:
         if site is None:
             raise ValueError(f"{job!r} is not under way")
         job.site = None
-        self._now = now
         site.running -= 1
         site.transport.running -= 1
         self.running -= 1
@@ -190,16 +186,16 @@ class Scheduler:
         site = self._sites.get(destination)
         return site.wake_at if site is not None and site.dead else 0.0
 
-    def withdraw(self, destination: str) -> list[Job]:
+    def withdraw(self, destination: str, now: float) -> list[Job]:
         """Takes all waiting jobs of a destination out, in order."""
         site = self._sites.get(destination)
-        return self._drain(site, None) if site is not None and site.waiting else []
+        return self._drain(site, None, now) if site is not None and site.waiting else []
 
-    def remove(self, *message_ids: int) -> list[Job]:
+    def remove(self, *message_ids: int, now: float) -> list[Job]:
         """Takes all waiting jobs of some messages out. Looks at every waiting job once, however many ids are given."""
         wanted = frozenset(message_ids)
         sites = [site for site in self._sites.values() if site.waiting]
-        return [job for site in sites for job in self._drain(site, wanted)]
+        return [job for site in sites for job in self._drain(site, wanted, now)]
 
     def wake(self, destination: str, now: float) -> None:
         """The operator or the site itself says that it is up (flush, ETRN): it is not dead, the next job may go."""
@@ -322,13 +318,13 @@ class Scheduler:
             self._leave(site)
             self._sleep(site, now + site.die(*self.settings.probe))
 
-    def _drain(self, site: Destination, message_ids: Collection[int] | None) -> list[Job]:
+    def _drain(self, site: Destination, message_ids: Collection[int] | None, now: float) -> list[Job]:
         jobs = site.drain(message_ids)
         self._waiting -= len(jobs)
         if not site.waiting:
             self._leave(site)
             if not site.running:
-                self._forget(site, self._now)
+                self._forget(site, now)
         return jobs
 
     def _forget(self, site: Destination, now: float) -> None:

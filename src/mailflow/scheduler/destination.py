@@ -43,7 +43,7 @@ class Job:
         """Number of recipients."""
         self.payload = payload
         self.started = -1.0
-        """When it was last handed out; below zero before that."""
+        """When it was handed out; below zero before that."""
         self.site: Destination | None = None
         """Where it is running; set while it is handed out."""
         self.rest: deque[Job] | None = None
@@ -103,8 +103,8 @@ class Destination(Window):
         state = " dead" if self.dead else ""
         return f"<Destination {self.name} waiting={self.waiting} running={self.running}/{self.window}{state}>"
 
-    def put(self, job: Job) -> None:
-        """Takes a job in: at the back of its lane, or at the front if it had been handed out and came back."""
+    def put(self, job: Job, *, first: bool) -> None:
+        """Takes a job in, at the front or at the back of its lane."""
         if job.lane is _NEW:
             lane = self.new
             if lane is None:
@@ -114,7 +114,7 @@ class Destination(Window):
             if lane is None:
                 lane = self.deferred = deque()
         self.waiting += 1
-        if job.started >= 0.0:
+        if first:
             lane.appendleft(job)
         elif lane and lane[-1].message_id == job.message_id:
             last = lane[-1]

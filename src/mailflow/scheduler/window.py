@@ -28,7 +28,7 @@ class Feedback(Enum):
     NEUTRAL = "neutral"
     """A failure of this message; says nothing about the site."""
     UNATTEMPTED = "unattempted"
-    """Never begun; the job comes back by `add` and keeps its place at the front."""
+    """Never begun; the job may come back by `add` at the front of its lane."""
 
 
 class Window:
