@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.client import Client, send
 from tests.support.server import Server
 from tests.support.sink import Sink

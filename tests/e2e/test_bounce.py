@@ -9,6 +9,7 @@ from collections.abc import Callable
 from email.message import Message
 
 import pytest
+
 from tests.e2e.conftest import PROBES, QUICK
 from tests.support.client import mail, send
 from tests.support.server import Server

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.e2e.conftest import PROBES, QUICK
 from tests.support.client import Client
 from tests.support.flood import Flood, body, check

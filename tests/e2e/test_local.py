@@ -7,6 +7,7 @@ import re
 import smtplib
 
 import pytest
+
 from tests.support.client import Client, mail, send
 from tests.support.server import Server
 from tests.support.tools import swaks

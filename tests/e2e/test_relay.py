@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from tests.e2e.conftest import PROBES, QUICK
 from tests.support.client import Client, mail, send
 from tests.support.names import Names

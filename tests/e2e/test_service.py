@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.support.client import Client, mail, send
 from tests.support.server import Server, to_toml
 from tests.support.sink import Manner, Sink
