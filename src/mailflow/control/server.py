@@ -1,0 +1,189 @@
+"""The control socket's server side: HTTP with JSON over a UNIX socket that only the server's user may open.
+
+    GET  /v1/status                                   -> {…}
+    POST /v1/queue/hold|release|delete  {"ids": […]} or {"all": true}   -> [{"id", "recipients"}, …]
+    POST /v1/queue/flush                {"destination": "smtp:example.org" or null} -> {"messages", "recipients"}
+    POST /v1/send   a line {"sender", "recipients"}, LF, the message's bytes  -> {"id"}
+
+Errors are {"error": words}, for a refused message also {"reply": [code, status, text]}. The text of an unexpected exception
+is logged and never sent. Whoever can open the socket may do everything: the file mode (0600) is the only guard, set
+before the socket listens. A socket left behind by a server that was killed is removed; one that answers is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeGuard
+
+from aiohttp import web
+
+from mailflow.control.ports import Control
+from mailflow.control.settings import ControlSettings
+from mailflow.errors import QueueError, SendError
+from mailflow.observe.log import EventLog, Level
+
+SOCKET_MODE = 0o600
+SOCKET_PATH_LIMIT = 107  # bytes: sun_path holds 108 with the closing NUL (unix(7))
+REQUEST_LIMIT = 2**20  # bytes of a request besides a message
+SHUTDOWN_SECONDS = 2.0  # for requests under way when the server stops
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ControlServer:
+    """Serves one `Control` on one socket. `start` raises OSError when the socket cannot be opened."""
+
+    def __init__(self, control: Control, path: Path, settings: ControlSettings, log: EventLog) -> None:
+        self._control = control
+        self._path = path
+        self._log = log
+        self._listener: asyncio.AbstractServer | None = None
+        app = web.Application(client_max_size=settings.message_size + REQUEST_LIMIT, middlewares=[self._guard])
+        app.router.add_get("/v1/status", self._status)
+        app.router.add_post("/v1/queue/flush", self._flush)
+        for name, command in (("hold", control.hold), ("release", control.release), ("delete", control.delete)):
+            app.router.add_post(f"/v1/queue/{name}", _changing(command))
+        app.router.add_post("/v1/send", self._send)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
+
+    async def start(self) -> None:
+        """Opens the socket and serves. Raises OSError."""
+        sock = open_socket(self._path)
+        try:
+            await self._runner.setup()
+            if server := self._runner.server:  # setup made it
+                self._listener = await asyncio.get_running_loop().create_unix_server(server, sock=sock)
+        except BaseException:
+            sock.close()
+            self._path.unlink(missing_ok=True)
+            raise
+
+    async def close(self) -> None:
+        """Stops serving and removes the socket; requests under way may end."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            self._path.unlink(missing_ok=True)
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turns errors into answers."""
+        try:
+            return await handler(request)
+        except web.HTTPException as answer:
+            return _error(answer.status, answer.reason)
+        except SendError as error:
+            return _error(422, str(error), reply=error.reply)
+        except ValueError as error:
+            return _error(400, str(error))
+        except QueueError as error:
+            return _error(503, str(error))
+        except Exception as error:  # noqa: BLE001 - the last resort: the request fails, the server goes on
+            self._log.event("warning", Level.ERROR, proto="control", reason=f"{request.path}: {error!r}")
+            return _error(500, "internal error, see the log")
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._control.status())
+
+    async def _flush(self, request: web.Request) -> web.Response:
+        destination = (await _object(request)).get("destination")
+        if destination is not None and not isinstance(destination, str):
+            raise ValueError("destination: text or null expected")
+        return web.json_response(await self._control.flush(destination))
+
+    async def _send(self, request: web.Request) -> web.Response:
+        head, separator, content = (await request.read()).partition(b"\n")
+        envelope = _parse(head)
+        sender, recipients = envelope.get("sender"), envelope.get("recipients")
+        if not separator or not isinstance(sender, str) or not _texts(recipients):
+            raise ValueError('a line {"sender": text, "recipients": [text]} and the message expected')
+        return web.json_response(await self._control.send(sender, recipients, content))
+
+
+class _Command(Protocol):
+    """Hold, release or delete."""
+
+    async def __call__(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]: ...
+
+
+def _changing(command: _Command) -> Handler:
+    """A handler for hold, release or delete."""
+
+    async def handle(request: web.Request) -> web.Response:
+        body = await _object(request)
+        ids, everything = body.get("ids"), body.get("all", False)
+        if everything is True and ids is None:
+            return web.json_response(await command(None, all=True))
+        if everything is not False or not _texts(ids):
+            raise ValueError('{"ids": [text]} or {"all": true} expected')
+        return web.json_response(await command(ids))
+
+    return handle
+
+
+async def _object(request: web.Request) -> dict[str, Any]:
+    if (request.content_length or 0) > REQUEST_LIMIT:
+        raise web.HTTPRequestEntityTooLarge(REQUEST_LIMIT, request.content_length or 0)
+    return _parse(await request.read() or b"{}")
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError("a JSON object expected")  # noqa: TRY004 - of the data, not of our code
+    return value
+
+
+def _texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _error(status: int, words: str, **more: object) -> web.Response:
+    return web.json_response({"error": words, **more}, status=status)
+
+
+def open_socket(path: Path) -> socket.socket:
+    """A bound UNIX socket of mode 0600. Raises OSError, also when another server answers at this path."""
+    length = len(os.fsencode(path))
+    if length > SOCKET_PATH_LIMIT:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"control socket: the path has {length} bytes, at most {SOCKET_PATH_LIMIT} work",
+            str(path),
+        )
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(SOCKET_MODE)  # before it listens: until then nobody can connect
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "control socket: something else has this name", str(path))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        else:
+            raise OSError(errno.EADDRINUSE, "control socket: another server answers here", str(path))
