@@ -28,8 +28,8 @@ QUANTUM = 10
 holds its slot a few times as long as one of a single recipient, not 50 times."""
 MEMORY_SHARE = 4
 """A destination may have as many jobs waiting as a fourth of the room that is left."""
-DEFERRED_KEEPS_FREE = 5
-"""Retried mail leaves a fifth of the room to new mail."""
+FEW_JOBS = 10
+"""A destination with less than this finds room where others do not."""
 
 # Members as constants: looking one up in its Enum costs more than comparing it.
 _NEW, _GOOD, _QUICK, _SLOW = Lane.NEW, Feedback.GOOD, Speed.QUICK, Speed.SLOW
@@ -92,21 +92,23 @@ class Scheduler:
     def room(self, destination: str, lane: Lane = Lane.NEW) -> int:
         """How many more jobs of this destination memory has room for (wish 57). None while it is dead.
 
-        The share of each destination shrinks as memory fills, so some room is left for those that come later.
+        A destination may fill a share of what is left, so shares shrink as memory fills. The last fifth is only for
+        destinations that have few jobs, the fifth before it only for new mail.
         """
-        free = self.settings.jobs - self._waiting
-        if lane is Lane.DEFERRED:
-            free -= self.settings.jobs // DEFERRED_KEEPS_FREE
-        if free <= 0:
-            return 0
         site = self._sites.get(destination)
-        if site is None:
-            return min(self.settings.destination_jobs, -(-free // MEMORY_SHARE))
-        if site.dead:
-            return 0
-        # q more jobs fit while (waiting + q) <= (free - q) / MEMORY_SHARE, and one always does when it has none.
-        more = (free - MEMORY_SHARE * site.waiting) // (MEMORY_SHARE + 1)
-        return max(min(more, self.settings.destination_jobs - site.waiting), 0 if site.waiting else 1)
+        waiting = 0
+        if site is not None:
+            if site.dead:
+                return 0
+            waiting = site.waiting
+        settings = self.settings
+        free = settings.jobs - self._waiting
+        fifth = settings.jobs // 5
+        kept = 2 * fifth if lane is not _NEW else fifth
+        more = _share(free - kept, waiting)
+        if more <= 0 and waiting < FEW_JOBS and lane is _NEW:
+            more = min(FEW_JOBS - waiting, _share(free, waiting))
+        return max(0, min(more, settings.destination_jobs - waiting))
 
     def admits(self, destination: str, lane: Lane = Lane.NEW) -> bool:
         """Whether memory has room for another job of this destination."""
@@ -342,3 +344,8 @@ class Scheduler:
             oldest, _ = self._idle.popitem(last=False)
             oldest.wake_at = 0.0
             del self._sites[oldest.name]
+
+
+def _share(free: int, waiting: int) -> int:
+    """How many more jobs fit until those of one destination are a fourth of what is free then, rounded up."""
+    return (free - MEMORY_SHARE * waiting + MEMORY_SHARE) // (MEMORY_SHARE + 1)

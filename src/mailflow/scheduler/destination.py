@@ -35,7 +35,7 @@ class Job:
 
     __slots__ = ("cost", "destination", "lane", "message_id", "payload", "rest", "site", "started", "streak")
 
-    def __init__(self, destination: str, lane: Lane, message_id: int, cost: int, payload: object) -> None:
+    def __init__(self, destination: str, lane: Lane, message_id: int, cost: int, payload: Any) -> None:
         self.destination = destination
         self.lane = lane
         self.message_id = message_id
