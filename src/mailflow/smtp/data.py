@@ -64,6 +64,7 @@ class DataScanner:
         self._tail = b""
         self._skip = 0
         self._column = 0
+        """Bytes given out since the last line end."""
 
     def __repr__(self) -> str:
         return f"<DataScanner size={self.size} tail={self._tail!r} trouble={self.trouble and self.trouble.text!r}>"
@@ -95,7 +96,7 @@ class DataScanner:
         """The piece as the message has it; b"" once there is trouble. All is checked to the end, trouble or not."""
         newlines = self._newlines
         newlines.reset()
-        newlines.decode(piece.decode("latin-1"))
+        newlines.decode(piece.decode("latin-1"), final=True)
         if newlines.newlines != "\r\n" and newlines.newlines is not None:
             if self.normalise:
                 piece = _BARE.sub(b"\r\n", piece)
@@ -110,12 +111,10 @@ class DataScanner:
         self.size += len(piece)
         if self.size > self.size_limit:
             self._refuse(TOO_BIG)
-        if self._column + len(piece) > self.line_limit:
-            if not self._lines_fit(piece):
-                self._refuse(LONG_LINE)
-        else:
-            newline = piece.rfind(b"\n")
-            self._column = len(piece) - newline - 1 if newline >= 0 else self._column + len(piece)
+        if self._column + len(piece) > self.line_limit and not self._lines_fit(piece):
+            self._refuse(LONG_LINE)
+        newline = piece.rfind(b"\n")
+        self._column = len(piece) - newline - 1 if newline >= 0 else self._column + len(piece)
         return b"" if self.trouble else piece
 
     def _refuse(self, reply: Reply) -> None:
@@ -130,10 +129,8 @@ class DataScanner:
         while len(piece) - start >= width:
             newline = piece.rfind(b"\n", max(start, 0), start + width)
             if newline < 0:
-                self._column = 0  # one is enough
                 return False
             start = newline + 1
-        self._column = len(piece) - start
         return True
 
 

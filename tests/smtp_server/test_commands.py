@@ -1,0 +1,136 @@
+"""Parameters of MAIL and RCPT: RFC 1870, 3461, 6152, 6531."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailflow.smtp.commands import (
+    NO_MAIL_PARAMS,
+    NO_RCPT_PARAMS,
+    MailParams,
+    ParamError,
+    RcptParams,
+    decode_line,
+    parse_mail_params,
+    parse_rcpt_params,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "params"),
+    [
+        ("", NO_MAIL_PARAMS),
+        ("SIZE=1000", MailParams(size=1000)),
+        ("size=0", MailParams(size=0)),
+        ("SIZE=99999999999999999999", MailParams(size=99999999999999999999)),
+        ("BODY=8bitmime", MailParams(body="8BITMIME")),
+        ("SIZE=1  BODY=7BIT", MailParams(size=1, body="7BIT")),
+        ("SMTPUTF8 BODY=8BITMIME", MailParams(body="8BITMIME", smtputf8=True)),
+        ("RET=full ENVID=a+2Bb", MailParams(ret="FULL", envid="a+2Bb")),
+        ("ENVID=" + "e" * 100, MailParams(envid="e" * 100)),
+    ],
+)
+def test_mail_parameters(text: str, params: MailParams) -> None:
+    assert parse_mail_params(text) == params
+
+
+@pytest.mark.parametrize(
+    ("text", "params"),
+    [
+        ("", NO_RCPT_PARAMS),
+        ("NOTIFY=never", RcptParams(notify="NEVER")),
+        ("NOTIFY=success,DELAY", RcptParams(notify="SUCCESS,DELAY")),
+        ("ORCPT=rfc822;bob+3Dx@example.test", RcptParams(orcpt="rfc822;bob+3Dx@example.test")),
+        ("ORCPT=utf-8;jürgen@example.test NOTIFY=FAILURE", RcptParams("FAILURE", "utf-8;jürgen@example.test")),
+        ("ORCPT=utf-8;j\\x{FC}rgen@example.test", RcptParams(orcpt="utf-8;j\\x{FC}rgen@example.test")),
+    ],
+)
+def test_rcpt_parameters(text: str, params: RcptParams) -> None:
+    assert parse_rcpt_params(text) == params
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("FOO", 555),
+        ("FOO=bar", 555),
+        ("AUTH=<>", 555),
+        ("NOTIFY=NEVER", 555),
+        ("=", 501),
+        ("=5", 501),
+        ("S*ZE=5", 501),
+        ("SIZE", 501),
+        ("SIZE=", 501),
+        ("SIZE=-1", 501),
+        ("SIZE=1e9", 501),
+        ("SIZE=١", 501),
+        ("SIZE=" + "9" * 21, 501),
+        ("SIZE=1 SIZE=1", 501),
+        ("BODY=BINARYMIME", 501),
+        ("SMTPUTF8=yes", 501),
+        ("RET=ALL", 501),
+        ("ENVID=a+2", 501),
+        ("ENVID=a+2b", 501),
+        ("ENVID=a=b", 501),
+        ("ENVID=ü", 501),
+        ("ENVID=" + "e" * 101, 501),
+    ],
+)
+def test_bad_mail_parameters(text: str, code: int) -> None:
+    with pytest.raises(ParamError) as error:
+        parse_mail_params(text)
+    assert (error.value.reply.code, error.value.reply.status) == (code, "5.5.4")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NOTIFY=",
+        "NOTIFY=NEVER,SUCCESS",
+        "NOTIFY=SUCCESS,SUCCESS",
+        "NOTIFY=,",
+        "NOTIFY=ALWAYS",
+        "ORCPT=bob@example.test",
+        "ORCPT=;bob@example.test",
+        "ORCPT=rfc822;",
+        "ORCPT=rfc822;a=b",
+        "ORCPT=rfc822;jürgen@example.test",
+        "ORCPT=rfc822;" + "a" * 494,
+        "ORCPT=rfc822;a ORCPT=rfc822;b",
+    ],
+)
+def test_bad_rcpt_parameters(text: str) -> None:
+    with pytest.raises(ParamError) as error:
+        parse_rcpt_params(text)
+    assert (error.value.reply.code, error.value.reply.status) == (501, "5.5.4")
+
+
+@given(st.text(max_size=600))
+def test_any_text_is_parameters_or_an_error(text: str) -> None:
+    for parse in (parse_mail_params, parse_rcpt_params):
+        try:
+            parse(text)
+        except ParamError as error:
+            assert error.reply.encode().isascii()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"NOOP", "NOOP"),
+        ("VRFY jürgen".encode(), "VRFY jürgen"),
+        (b"NOOP \x00", None),
+        (b"NOOP\r", None),
+        (b"NO\nOP", None),
+        (b"NOOP\tx", None),
+        (b"NOOP \x7f", None),
+        (b"NOOP \xff", None),
+        (b"NOOP \xc2\x85", None),
+        (b"NOOP \xed\xa0\x80", None),
+        ("NOOP \U0001fae9\u200b".encode(), "NOOP \U0001fae9\u200b"),
+    ],
+)
+def test_lines_become_text(line: bytes, text: str | None) -> None:
+    assert decode_line(line) == text
