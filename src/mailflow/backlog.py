@@ -6,7 +6,8 @@ delivered. This is the pure bookkeeping between them. Callers (only `flow`):
 - `note(destination, due)`: a recipient was left on disk (deferred, or the scheduler had no room for it);
 - `take(now)`: the next destination to load a slice for, or None; it is then `loading` until
 - `loaded(...)`: the slice has come; what else is due and since when;
-- `block(destination, until)` / `unblock(destination)`: no room in memory for more of it at present.
+- `postpone(destination, due, until)` instead, when the load was not made: no room in memory at present;
+- `unblock(destination)`: there is room again.
 
 Invariants: a destination that was noted is taken again and again until a slice was complete, so nothing on disk
 is forgotten; a slice that was not complete is followed by the one behind it (`after`); only one load per destination
@@ -101,20 +102,14 @@ class Backlog:
             site.due = min(site.due, next_due)
         self._settle(site)
 
-    def failed(self, destination: str, retry_at: float) -> None:
-        """The load did not succeed; it is tried again at `retry_at`."""
+    def postpone(self, destination: str, due: float, until: float) -> None:
+        """The load was not made, or failed: something is due since `due`, but it is not taken before `until`
+        or `unblock`. The next load begins where this one would have."""
         site = self._sites[destination]
         site.loading = False
-        site.due = min(site.due, retry_at)
-        site.blocked_until = retry_at
+        site.due = min(site.due, due)
+        site.blocked_until = until
         self._settle(site)
-
-    def block(self, destination: str, until: float) -> None:
-        """No more of this destination is taken before `until` or `unblock`."""
-        site = self._sites.get(destination)
-        if site is not None and site.due != NEVER:
-            site.blocked_until = until
-            self._push(site)
 
     def unblock(self, destination: str) -> None:
         """There is room again."""

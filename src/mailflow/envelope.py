@@ -158,3 +158,26 @@ class Message:
 def domain_of(address: str) -> str:
     """The domain of an address in lower case, "" when it has none."""
     return sys.intern(address.rpartition("@")[2].lower()) if "@" in address else ""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A recipient that was accepted at RCPT, with the route found there."""
+
+    address: str
+    original: str
+    route: Route
+    orcpt: str = ""
+    notify: str = ""
+
+
+@dataclass(slots=True)
+class InboundEnvelope:
+    """The envelope of a message on its way in."""
+
+    peer: Peer
+    sender: str
+    recipients: list[Accepted]
+    options: Options
+    trusted: bool
+    """Whether the client may send anywhere; only its messages get a missing Date:, Message-ID: or From: added."""

@@ -78,16 +78,20 @@ def _mailbox_form(message: Message, recipient: Recipient, content: Content) -> I
         head += f"X-Original-To: {recipient.original}\n"
     yield head.encode("utf-8", "surrogateescape")
     if isinstance(content, ContentFile):
-        yield from _unix_lines(content.path)
+        yield from _unix_lines(content)
     else:
         yield content.replace(b"\r\n", b"\n")
 
 
-def _unix_lines(path: Path) -> Iterator[bytes]:
-    """A content file with LF line ends; a CRLF split between two pieces is kept together."""
-    with path.open("rb") as file:
-        held = b""
-        while piece := file.read(PIECE):
+def _unix_lines(content: ContentFile) -> Iterator[bytes]:
+    """A content file with LF line ends; a CRLF split between two pieces is kept together.
+
+    Content files are used again, so what stands behind the message's size belongs to an older one.
+    """
+    with content.path.open("rb") as file:
+        held, left = b"", content.size
+        while left and (piece := file.read(min(PIECE, left))):
+            left -= len(piece)
             piece = held + piece
             held = b"\r" if piece.endswith(b"\r") else b""
             yield piece[: len(piece) - len(held)].replace(b"\r\n", b"\n")

@@ -25,6 +25,10 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = setting("info")
     """Events below this level are not logged."""
 
+    attempts: bool = setting(default=False)
+    """A line for every host that was contacted, also for those that took the message at once. Without it only hosts
+    that did not take it have a line."""
+
     buffer: int = setting(50_000, ge=100, le=10_000_000)
     """Lines that may wait in memory for the writer thread. What does not fit is dropped and counted: the log
     never holds mail up."""

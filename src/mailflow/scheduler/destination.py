@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from enum import Enum
+from typing import Any
 
 from mailflow.scheduler.transport import Speed, Transport
 from mailflow.scheduler.window import Window

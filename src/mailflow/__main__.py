@@ -1,0 +1,5 @@
+"""`python -m mailflow`: the command line."""
+
+from mailflow.cli import main
+
+main()

@@ -1,0 +1,353 @@
+"""A message's way through mailflow. Read this first, then one file per step.
+
+    ingress, API, command line       who may send what to whom            ingress/  api.py  rewrite.py
+      └ begin · write · finish       content collected, or streamed       intake.py
+          └ accept                   Received:, and what is missing       cleanup.py
+              └ enqueue ═► disk      POINT ONE: 250 only after this       queue.py
+                  └ admit            one job for each destination         scheduler/  backlog.py  loader.py
+                      └ pump         whose turn is it?                    scheduler/
+                          └ attempt  an agent does it                     delivery/
+                              └ settle ═► disk    POINT TWO: out only     settle.py  bounce.py  queue.py
+                                                  with its consequence
+
+Everything here runs in the event loop and never waits: each step is a method, and the next one is called back. For
+one message there are made: the message, its delivery, its job, its report. `Flow` is the only one that changes the
+queue and the only caller of scheduler and agents. The two points of acknowledgement are marked below; nothing may be
+said to a client before the first, and nothing may leave the queue but by the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from mailflow.backlog import Backlog
+from mailflow.bouncing import Bouncing
+from mailflow.cleanup import Cleaner
+from mailflow.delivery.request import Agent, Delivery, Fact, Stage, Trouble
+from mailflow.delivery.trouble import SiteHealth, health
+from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
+from mailflow.errors import QueueDamaged, QueueError, QueueFull
+from mailflow.ids import format_id
+from mailflow.intake import Budget, Incoming
+from mailflow.journal import Journal
+from mailflow.loader import Loader
+from mailflow.queue import Queue, Settlement
+from mailflow.report import Action, DeliveryReport
+from mailflow.scheduler import Feedback, Job, Lane, Scheduler
+from mailflow.settle import Conclusion, RetryPolicy, conclude
+from mailflow.smtp.reply import Reply, reply
+
+_FEEDBACK = {health: Feedback[health.name] for health in SiteHealth}
+_NO_ROOM = reply(*QueueFull.reply)
+_CLOSING = reply(421, "4.3.2", "Service is shutting down")
+
+SUSPENDED_AT_ONCE = 50
+"""Deliveries to a dead site that are put off before the loop gets its turn again."""
+
+Reported = Callable[[Message, list[DeliveryReport]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowParts:
+    """What a flow is made of; the server puts it together."""
+
+    queue: Queue
+    scheduler: Scheduler
+    agents: Mapping[str, Agent]
+    cleaner: Cleaner
+    bouncing: Bouncing
+    journal: Journal
+    policy: RetryPolicy
+    budget: Budget
+    threshold: int
+    """Bytes above which content is streamed to a file while it arrives."""
+    recipients_per_delivery: int
+    """Recipients of one message that are given to an agent at a time."""
+    now: Callable[[], float]
+    """Seconds since 1970."""
+    clock: Callable[[], float]
+    """The event loop's time."""
+    reported: Reported
+    """Told of every outcome once it is on disk: receipts of the Python API."""
+
+
+class Flow:
+    """See the module's description."""
+
+    def __init__(self, parts: FlowParts, *, deliver: bool = True) -> None:
+        """`deliver=False`: messages are taken in and stay on disk."""
+        self.parts = parts
+        self._deliver = deliver
+        self._queue, self._scheduler, self._journal = parts.queue, parts.scheduler, parts.journal
+        self._now, self._clock = parts.now, parts.clock
+        self._backlog = Backlog()
+        self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._loaded, parts.now)
+        self._active: dict[int, Message] = {}
+        """Messages with a recipient in memory. There is never a second object for the same message."""
+        self._pumping = False
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        parts.queue.on_commit = self.pump
+
+    # Starting and ending
+
+    async def start(self) -> None:
+        """Takes up what an earlier run left in the queue: everything undone is in the backlog."""
+        for destination, _count, due in await self._queue.destinations(None):
+            self._backlog.note(destination, due)
+        self.pump()
+
+    async def close(self, grace: float) -> None:
+        """Begins nothing more, and lets what is under way end for at most `grace` seconds."""
+        self._closing = True
+        self._loader.close()
+        if self._timer:
+            self._timer.cancel()
+        async with asyncio.TaskGroup() as group:
+            for agent in self.parts.agents.values():
+                group.create_task(agent.close(grace))
+
+    # In: content comes, is cleaned up, and is safe
+
+    def room(self, size: int) -> Reply | None:
+        """Whether a message of `size` bytes may come; None when it may (wish 61)."""
+        if self._closing:
+            return _CLOSING
+        return None if self._queue.room(size) else _NO_ROOM
+
+    def begin(self, envelope: InboundEnvelope) -> Incoming | Reply:
+        """A message begins (DATA). Returns where its content goes, or the refusal to be given."""
+        if self._closing:
+            return _CLOSING
+        number = self._queue.new_id()
+        return Incoming(self, envelope, number, format_id(number), self._now())
+
+    def accept(self, message: Message, done: Callable[[Reply], None]) -> None:
+        """The message is complete. `done` is called with what the client hears."""
+        self._journal.received(message)
+        self._queue.enqueue(message, partial(self._queued, message, done, self._clock()))
+
+    def _queued(self, message: Message, done: Callable[[Reply], None], since: float, error: QueueError | None) -> None:
+        if error is not None:
+            self._journal.refused(message, str(error))
+            code, status, text = error.reply
+            done(Reply(code, status, (text,)))
+            return
+        self._journal.queued(message, self._clock() - since)
+        done(Reply(250, "2.0.0", ("Ok: queued as " + message.queue_id,)))  # POINT ONE: it is on disk
+        self._admit(message)
+
+    # Scheduling: memory holds what is about to be delivered, disk holds everything
+
+    def _admit(self, message: Message) -> None:
+        """Gives a message that is new in the queue to the scheduler, or leaves it on disk where there is no room."""
+        if not self._deliver:
+            return
+        self._keep_content(message)
+        groups: dict[str, list[Recipient]] = {}
+        for recipient in message.recipients:
+            groups.setdefault(recipient.destination, []).append(recipient)
+        for destination, recipients in groups.items():
+            if self._scheduler.admits(destination) and not self._backlog.has_fresh(destination):
+                self._add(message, recipients, Lane.NEW)
+            else:
+                self._backlog.note(destination, recipients[0].due, fresh=True)
+                self._drop(message, recipients)
+
+    def _add(self, message: Message, recipients: list[Recipient], lane: Lane) -> None:
+        self._active[message.id] = message
+        step, clock = self.parts.recipients_per_delivery, self._clock()
+        transport, _, next_hop = recipients[0].destination.partition(":")
+        for start in range(0, len(recipients), step):
+            some = recipients[start : start + step]
+            delivery = Delivery(message, some, transport, next_hop, b"", clock)
+            self._scheduler.add(Job(some[0].destination, lane, message.id, len(some), delivery), clock)
+
+    def _loaded(self, _destination: str, messages: list[Message]) -> None:
+        """A slice came from disk: what is not in memory already becomes jobs."""
+        for found in messages:
+            message = self._active.get(found.id, found)
+            if message is not found:
+                known = {r.number for r in message.recipients}
+                found.recipients = [r for r in found.recipients if r.number not in known]
+                message.recipients.extend(found.recipients)
+            if found.recipients:
+                self._add(message, found.recipients, Lane.DEFERRED if found.recipients[0].attempts else Lane.NEW)
+        self.pump()
+
+    def pump(self) -> None:
+        """Starts everything that may start now. Called after each commit, each outcome, and by the timer."""
+        if self._pumping or self._closing or not self._deliver:
+            return
+        self._pumping = True
+        try:
+            self._loader.pump()
+            while (job := self._scheduler.next(self._clock())) is not None:
+                self._attempt(job)
+        finally:
+            self._pumping = False
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """One timer for the flow: the earlier of what scheduler and backlog wait for."""
+        clock = self._clock()
+        at = self._scheduler.deadline()
+        due = self._backlog.deadline()
+        if due is not None:
+            due = clock + max(0.0, due - self._now()) + 0.001
+            at = due if at is None else min(at, due)
+        if self._timer is not None and (at is None or self._timer.when() > at or self._timer.when() <= clock):
+            self._timer.cancel()
+            self._timer = None
+        if at is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self.pump()
+
+    # Out: content, agent, outcome
+
+    def _attempt(self, job: Job) -> None:
+        delivery: Delivery = job.payload
+        delivery.job = job
+        delivery.started = delivery.connected = self._clock()
+        content = delivery.message.content
+        if content is None:
+            self._queue.content(delivery.message).add_done_callback(partial(self._fetched, delivery))
+        else:
+            self._start(delivery, content)
+
+    def _fetched(self, delivery: Delivery, load: asyncio.Future[Content]) -> None:
+        error = None if load.cancelled() else load.exception()
+        if load.cancelled() or error is not None:
+            trouble = Trouble.DAMAGED if isinstance(error, QueueDamaged) else Trouble.IO_ERROR
+            delivery.fail(Fact(Stage.STORE, trouble=trouble))
+            self._finished(delivery)
+        else:
+            self._start(delivery, load.result())
+
+    def _start(self, delivery: Delivery, content: Content) -> None:
+        delivery.content = content
+        self.parts.agents[delivery.transport].start(delivery, self._finished)
+
+    def _finished(self, delivery: Delivery) -> None:
+        """An agent is done: what follows, and whose turn is it now?"""
+        job: Job = delivery.job  # type: ignore[assignment]
+        clock = self._clock()
+        conclusion = conclude(delivery, self.parts.policy, self._now(), clock)
+        self._scheduler.report(job, _FEEDBACK[health(delivery)], clock)
+        if conclusion.returned:
+            self._add(delivery.message, conclusion.returned, job.lane)
+        if conclusion.reports:
+            self._settle(delivery, conclusion)
+        if self._scheduler.is_dead(job.destination):
+            self._suspend(job.destination, delivery)
+        if self._scheduler.admits(job.destination, Lane.DEFERRED):
+            self._backlog.unblock(job.destination)
+        self.pump()
+
+    def _settle(self, delivery: Delivery, conclusion: Conclusion) -> None:
+        """Logs what became of each recipient and hands the consequences to the queue."""
+        message = delivery.message
+        if delivery.hosts:
+            decided = conclusion.reports[0].action is not Action.DELAYED
+            self._journal.attempts(message, delivery.hosts, decided=decided)
+        for report in conclusion.reports:
+            self._journal.outcome(report)
+        notable = self.parts.bouncing.notable(message, conclusion.final) if conclusion.tell else []
+        if notable:
+            content = delivery.content or message.content
+            self.parts.bouncing.make(message, content, notable, partial(self._commit, message, conclusion))
+        else:
+            self._commit(message, conclusion, [])
+
+    def _commit(self, message: Message, conclusion: Conclusion, new: list[Message]) -> None:
+        settlement = Settlement(message, conclusion.done, conclusion.deferred, new)
+        self._queue.settle(
+            settlement, partial(self._settled, settlement, conclusion)
+        )  # POINT TWO: all of it, or nothing
+
+    def _settled(self, settlement: Settlement, conclusion: Conclusion, error: QueueError | None) -> None:
+        """The consequences are on disk."""
+        message = settlement.message
+        self._drop(message, settlement.done)
+        self._drop(message, settlement.deferred)
+        if error is not None:
+            return  # the queue has closed for good; everything undone is due at the next start
+        for recipient in settlement.deferred:
+            self._backlog.note(recipient.destination, recipient.due)
+        for bounce in settlement.new:
+            self._journal.queued(bounce, 0.0)
+            self._admit(bounce)
+        self.parts.reported(message, conclusion.reports)
+        if message.remaining == 0:
+            self._journal.removed(message)
+
+    def _drop(self, message: Message, recipients: list[Recipient]) -> None:
+        """Takes recipients out of memory: they are gone, or on disk only."""
+        if not recipients:
+            return
+        for recipient in recipients:
+            self._loader.forget(message.id, recipient.number)
+        if len(recipients) == len(message.recipients):
+            message.recipients = []
+        else:
+            numbers = {r.number for r in recipients}
+            message.recipients = [r for r in message.recipients if r.number not in numbers]
+        if not message.recipients:
+            self._active.pop(message.id, None)
+            self._release_content(message)
+
+    # Content in memory, within the budget: a message that waits long does not need it there
+
+    def _keep_content(self, message: Message) -> None:
+        budget = self.parts.budget
+        if not isinstance(message.content, bytes) or budget.exhausted():
+            message.content = None
+        else:
+            budget.used += message.size
+
+    def _release_content(self, message: Message) -> None:
+        if message.content is not None:
+            self.parts.budget.used -= message.size
+            message.content = None
+
+    # Sites that are down
+
+    def _suspend(self, destination: str, failed: Delivery) -> None:
+        """A site is dead: what waits for it in memory is deferred for the same reason, without an attempt."""
+        jobs = self._scheduler.withdraw(destination, self._clock())
+        if jobs:
+            self._give_up(deque(jobs), failed.facts[0])
+
+    def _give_up(self, jobs: deque[Job], fact: Fact) -> None:
+        for _ in range(min(SUSPENDED_AT_ONCE, len(jobs))):
+            delivery: Delivery = jobs.popleft().payload
+            delivery.fail(fact)
+            delivery.started = delivery.connected = self._clock()
+            self._settle(delivery, conclude(delivery, self.parts.policy, self._now(), self._clock()))
+        if jobs:
+            asyncio.get_running_loop().call_soon(self._give_up, jobs, fact)
+
+    # For the operator
+
+    def withdraw(self, message_ids: list[int]) -> None:
+        """Takes the waiting jobs of messages out of memory: they are held or deleted on disk."""
+        for message_id in message_ids:
+            self._loader.forget(message_id)
+        for job in self._scheduler.remove(*message_ids, now=self._clock()):
+            self._drop(job.payload.message, job.payload.recipients)
+
+    def wake(self, destination: str, *, probe: bool) -> None:
+        """Mail for this destination on disk may be due now; `probe`: also if it is taken for dead."""
+        if probe:
+            self._scheduler.wake(destination, self._clock())
+        self._backlog.note(destination, self._now())
+
+    def __repr__(self) -> str:
+        return f"<Flow active={len(self._active)} {self._scheduler!r} {self._backlog!r}>"

@@ -1,0 +1,172 @@
+"""Taking a message's content in: in memory while it is small, streamed to a file when it is large.
+
+`Flow.begin` makes an `Incoming` at DATA; the session writes the content as it arrives and ends with `finish` or
+`abort`. As soon as the content is larger than the threshold, what is there is cleaned up (its header is complete by
+then, or too large) and goes to a content file of the queue, and so does all that follows: memory stays bounded, and
+`write` tells the session when to pause. When many messages fill the `Budget`, the threshold is lowered to `SMALL`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mailflow.envelope import Content, ContentFile, InboundEnvelope, Message, Recipient
+from mailflow.errors import QueueError
+from mailflow.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from mailflow.flow import Flow
+    from mailflow.queue import ContentWriter
+
+SMALL = 64 * 1024
+"""Bytes that every message may hold in memory, however full the budget is."""
+
+Answer = Callable[[Reply], None]
+
+
+class Budget:
+    """Bytes of content in memory, over all messages: on their way in, and waiting for their delivery."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def __repr__(self) -> str:
+        return f"<Budget {self.used}/{self.limit}>"
+
+    def exhausted(self) -> bool:
+        """Whether content should stay on disk from now on."""
+        return self.used > self.limit
+
+
+class Incoming:
+    """One message on its way in."""
+
+    __slots__ = (
+        "_budget",
+        "_chunks",
+        "_envelope",
+        "_file",
+        "_flow",
+        "_now",
+        "_refusal",
+        "_size",
+        "id",
+        "on_drain",
+        "queue_id",
+    )
+
+    def __init__(self, flow: Flow, envelope: InboundEnvelope, id: int, queue_id: str, now: float) -> None:
+        self.id = id
+        self.queue_id = queue_id
+        self._flow = flow
+        self._envelope = envelope
+        self._now = now
+        self._budget = flow.parts.budget
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._file: ContentWriter | None = None
+        self._refusal: Reply | None = None
+        self.on_drain: Callable[[], None] | None = None
+        """Called when `write` may be called again after it returned False."""
+
+    def __repr__(self) -> str:
+        return f"<Incoming {self.queue_id} size={self._size} {'file' if self._file else 'memory'}>"
+
+    def write(self, chunk: bytes) -> bool:
+        """Takes the next bytes of the content. False: pause until `on_drain` is called."""
+        if self._file is not None:
+            return self._file.write(chunk)
+        self._chunks.append(chunk)
+        size = len(chunk)
+        self._size += size
+        self._budget.used += size
+        if self._size <= SMALL or self._refusal:
+            return True
+        if self._size <= self._flow.parts.threshold and not self._budget.exhausted():
+            return True
+        return self._spill()
+
+    def finish(self, done: Answer) -> None:
+        """The content is complete. `done` is called once with what the client hears: at once, or after the commit."""
+        if self._refusal is not None:
+            self._forget_chunks()
+            done(self._refusal)
+        elif self._file is not None:
+            self._file.finish(lambda result: self._written(result, done))
+        else:
+            parts = self._cleaned(complete=True)
+            self._forget_chunks()
+            if isinstance(parts, Reply):
+                done(parts)
+            else:
+                content = b"".join(parts)
+                self._flow.accept(self._message(content, len(content)), done)
+
+    def abort(self) -> None:
+        """The client went away, or the message was refused: nothing of it stays."""
+        self._forget_chunks()
+        if self._file is not None:
+            self._file.abort()
+
+    def _cleaned(self, *, complete: bool) -> Reply | tuple[bytes, ...]:
+        """What is there, with Received: in front, as pieces to be joined; or why it is refused."""
+        envelope, chunks = self._envelope, self._chunks
+        recipients = envelope.recipients
+        first = chunks[0] if chunks else b""
+        rest: list[bytes] = chunks[1:]
+        if rest and b"\r\n\r\n" not in first:  # the header came in several pieces
+            first, rest = b"".join(chunks), []
+        cleaned = self._flow.parts.cleaner.clean(
+            first,
+            peer=envelope.peer,
+            queue_id=self.queue_id,
+            sender=envelope.sender,
+            recipient=recipients[0].address if len(recipients) == 1 else "",
+            now=self._now,
+            trusted=envelope.trusted,
+            complete=complete,
+        )
+        return cleaned if isinstance(cleaned, Reply) else (cleaned.prefix, cleaned.head, *rest)
+
+    def _spill(self) -> bool:
+        """Too large for memory: the content goes to a file from here on."""
+        parts = self._cleaned(complete=False)
+        self._forget_chunks()
+        if isinstance(parts, Reply):
+            self._refusal = parts
+            return True
+        self._file = self._flow.parts.queue.spill(self.id)
+        self._file.on_drain = lambda: self.on_drain and self.on_drain()
+        return self._file.write(b"".join(parts))
+
+    def _written(self, result: ContentFile | QueueError, done: Answer) -> None:
+        if isinstance(result, QueueError):
+            code, status, text = result.reply
+            done(Reply(code, status, (text,)))
+        else:
+            self._flow.accept(self._message(result, result.size), done)
+
+    def _message(self, content: Content, size: int) -> Message:
+        envelope, now = self._envelope, self._now
+        recipients = [
+            Recipient(n, a.address, a.route.destination, a.original, a.orcpt, a.notify, now)
+            for n, a in enumerate(envelope.recipients)
+        ]
+        return Message(
+            self.id,
+            envelope.sender,
+            recipients,
+            content,
+            arrived=now,
+            size=size,
+            peer=envelope.peer,
+            options=envelope.options,
+        )
+
+    def _forget_chunks(self) -> None:
+        self._budget.used -= self._size
+        self._chunks, self._size = [], 0

@@ -1,0 +1,96 @@
+"""The lines of a message's life in the log: received, queued, attempt, delivered, deferred, bounced, removed.
+
+One method for one event, so that the fields of each are written down in one place. `Journal` is called by the flow on
+the hot path; formatting happens in the log's own thread.
+"""
+
+from __future__ import annotations
+
+from mailflow.envelope import Message
+from mailflow.observe.log import EventLog, Level
+from mailflow.report import Action, DeliveryReport, HostAttempt
+
+_EVENT = {
+    Action.DELIVERED: "delivered",
+    Action.RELAYED: "delivered",
+    Action.DELAYED: "deferred",
+    Action.FAILED: "bounced",
+}
+
+
+class Delays:
+    """The four delays of a delivery as the log writes them, a/b/c/d in seconds; put into words only by the writer."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: tuple[float, float, float, float]) -> None:
+        self._values = values
+
+    def __str__(self) -> str:
+        return "{:.3g}/{:.3g}/{:.3g}/{:.3g}".format(*self._values)
+
+
+class Journal:
+    """Writes the flow's events to the log."""
+
+    def __init__(self, log: EventLog, *, attempts: bool) -> None:
+        """`attempts`: a line for every host contacted, also for those that took the message at once (wish 22)."""
+        self._event = log.event
+        self._attempts = attempts
+
+    def received(self, message: Message) -> None:
+        """The content is complete; it is not yet safe."""
+        peer = message.peer
+        self._event(
+            "received",
+            id=message.queue_id,
+            from_=message.sender,
+            size=message.size,
+            client=str(peer),
+            helo=peer.helo,
+            proto=peer.protocol,
+        )
+
+    def queued(self, message: Message, seconds: float) -> None:
+        """The message is safe on disk; `seconds` since its content was complete."""
+        self._event(
+            "queued", id=message.queue_id, from_=message.sender, nrcpt=message.remaining, delay=round(seconds, 4)
+        )
+
+    def refused(self, message: Message, reason: str) -> None:
+        """The queue could not take it; the client was told to try again."""
+        self._event("reject", Level.WARNING, id=message.queue_id, from_=message.sender, reason=reason)
+
+    def outcome(self, report: DeliveryReport) -> None:
+        """What became of one recipient."""
+        ok = report.action in (Action.DELIVERED, Action.RELAYED)
+        more = {} if report.original == report.recipient else {"orig_to": report.original}
+        self._event(
+            _EVENT[report.action],
+            Level.INFO if ok else Level.WARNING,
+            id=report.queue_id,
+            from_=report.sender,
+            to=report.recipient,
+            relay=report.relay,
+            delay=round(report.at - report.arrived, 3),
+            delays=Delays(report.delays),
+            dsn=report.status,
+            status=report.action.value,
+            reason=report.reply or report.reason,
+            **more,
+        )
+
+    def removed(self, message: Message, why: str = "done") -> None:
+        """The last recipient has left the queue."""
+        self._event("removed", id=message.queue_id, reason=why)
+
+    def attempts(self, message: Message, hosts: list[HostAttempt], *, decided: bool) -> None:
+        """The hosts contacted for one delivery; `decided`: the last of them took it, which `outcome` says too."""
+        for host in hosts if self._attempts or not decided else hosts[:-1]:
+            self._event(
+                "attempt",
+                id=message.queue_id,
+                relay=host.relay,
+                delay=round(host.seconds, 3),
+                reason=host.reply,
+            )

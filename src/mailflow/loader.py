@@ -1,0 +1,97 @@
+"""Fetching from disk what is due and was not in memory: after a start, a deferral, or when there was no room.
+
+`Loader` asks the `Backlog` which destination is next, the `Scheduler` whether it has room, and the `Queue` for a
+slice; what comes is handed to `take`. At most `LOADS` slices are on their way at a time.
+
+One danger has to be excluded here: a recipient that was delivered while a slice with it was being read must not be
+delivered again. `Loader.forget` is told of every recipient that leaves memory (after its transaction), and what was
+forgotten while a load was under way is struck from that slice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from mailflow.backlog import Backlog
+from mailflow.envelope import Message
+from mailflow.queue import Queue, Slice
+from mailflow.scheduler import Lane, Scheduler
+
+LOADS = 4
+"""Slices on their way from disk at a time."""
+SLICE = 200
+"""Recipients in a slice."""
+RETRY_SECONDS = 5.0
+"""Wait before a load that failed is tried again."""
+BLOCKED_SECONDS = 1.0
+"""A destination without room is looked at again after this time even if none of its jobs ended."""
+
+
+EVERY = -1
+"""Instead of a recipient's number: all of the message's."""
+
+
+class Loader:
+    """See the module's description."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        backlog: Backlog,
+        scheduler: Scheduler,
+        take: Callable[[str, list[Message]], None],
+        now: Callable[[], float],
+    ) -> None:
+        """`take(destination, messages)` is given what was loaded, the messages with that destination's recipients."""
+        self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
+        self._take, self._now = take, now
+        self._loads: set[asyncio.Future[Slice]] = set()
+        self._gone: set[tuple[int, int]] = set()
+
+    def forget(self, message_id: int, number: int = EVERY) -> None:
+        """A recipient has left memory, its delivery's transaction is on disk; or `EVERY` one of a message."""
+        if self._loads:
+            self._gone.add((message_id, number))
+
+    def pump(self) -> None:
+        """Starts the loads that are due and for which there is room."""
+        while len(self._loads) < LOADS:
+            now = self._now()
+            request = self._backlog.take(now)
+            if request is None:
+                return
+            destination = request.destination
+            if not self._scheduler.admits(destination, Lane.DEFERRED):
+                self._backlog.postpone(destination, now, now + BLOCKED_SECONDS)
+                continue
+            load = self._queue.load(destination, request.after, now, SLICE)
+            self._loads.add(load)
+            load.add_done_callback(partial(self._loaded, destination))
+
+    def close(self) -> None:
+        """Nothing that is still on its way will be taken."""
+        for load in self._loads:
+            load.cancel()
+
+    def _loaded(self, destination: str, load: asyncio.Future[Slice]) -> None:
+        self._loads.discard(load)
+        now = self._now()
+        if load.cancelled() or load.exception() is not None:
+            self._backlog.postpone(destination, now, now + RETRY_SECONDS)
+        else:
+            found = load.result()
+            self._backlog.loaded(
+                destination, after=found.last, complete=found.complete, next_due=found.next_due, now=now
+            )
+            self._strike(found.messages)
+            self._take(destination, found.messages)
+        if not self._loads:
+            self._gone.clear()
+
+    def _strike(self, messages: list[Message]) -> None:
+        for message in messages if self._gone else ():
+            if (message.id, EVERY) in self._gone:
+                message.recipients = []
+            message.recipients = [r for r in message.recipients if (message.id, r.number) not in self._gone]

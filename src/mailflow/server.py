@@ -1,0 +1,210 @@
+"""The composition root: builds the parts of one mail server, starts them in order, takes them down in order.
+
+`Server` is used by `serve.py` (the command line: own loop, signals) and by `api.Mailflow` (a foreign loop). It is the
+one place that knows every part. Order of starting: queue, agents, flow, control, listeners; nobody is let in before all
+behind is ready. Order of stopping: accept no more, let sessions end, let deliveries end, all within `shutdown_grace`;
+then close the queue. A kill at any moment loses nothing: stopping cleanly only spares the next start some repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+from mailflow.bouncing import Bouncing
+from mailflow.cleanup import Cleaner
+from mailflow.control.server import ControlServer
+from mailflow.delivery.discard import DiscardAgent
+from mailflow.delivery.local import LocalAgent
+from mailflow.delivery.request import Agent
+from mailflow.delivery.smtp.agent import SmtpAgent
+from mailflow.envelope import Accepted, InboundEnvelope, Options, Peer
+from mailflow.errors import QueueError, SendError
+from mailflow.flow import Flow, FlowParts
+from mailflow.ingress.listener import Listener
+from mailflow.intake import Budget
+from mailflow.journal import Journal
+from mailflow.net.dns import Resolver as DnsResolver
+from mailflow.observe.log import EventLog, Level
+from mailflow.operator import Operator
+from mailflow.queue import Queue
+from mailflow.receipt import Receipt, Receipts
+from mailflow.rewrite import Refusal, Resolver
+from mailflow.scheduler import Scheduler
+from mailflow.setting import Endpoint
+from mailflow.settings import Settings
+from mailflow.settle import RetryPolicy
+from mailflow.smtp.reply import Reply
+
+
+class Server:
+    """One mail server on one spool, in the running event loop."""
+
+    queue: Queue
+    flow: Flow
+    scheduler: Scheduler
+
+    def __init__(self, settings: Settings, *, deliver: bool = True, log: EventLog | None = None) -> None:
+        """`deliver=False`: takes messages in and leaves them in the queue."""
+        self.settings = settings
+        self.resolver = Resolver(
+            settings.local, settings.relay, settings.route, hostname=settings.hostname, origin=settings.origin
+        )
+        self.receipts = Receipts()
+        self.listener: Listener | None = None
+        self.started = 0.0
+        """Seconds since 1970."""
+        self.broken = asyncio.Event()
+        """Set when the queue has failed for good and the server should be stopped."""
+        self._deliver = deliver
+        self._given_log = log
+        self._stack = AsyncExitStack()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.settings.hostname} {self.addresses}>"
+
+    @property
+    def addresses(self) -> list[Endpoint]:
+        """What is listened on, ports filled in."""
+        return self.listener.addresses if self.listener else []
+
+    async def start(self) -> None:
+        """Starts everything; when a part fails, what was started before is stopped and the error raised.
+
+        Raises ConfigError, QueueLocked, QueueError, OSError.
+        """
+        self.settings.verify()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Stops everything in reverse order, with `shutdown_grace` seconds for what is under way."""
+        self.log.event("stopping", grace=self.settings.shutdown_grace)
+        await self._stack.aclose()
+
+    async def send(
+        self,
+        content: bytes,
+        sender: str,
+        recipients: Iterable[str],
+        *,
+        peer: Peer,
+        options: Options | None = None,
+    ) -> Receipt:
+        """Queues a message from a trusted program; durable when it returns. See `api.Mailflow.send`.
+
+        `content` has CRLF line ends. Raises SendError.
+        """
+        accepted = [self._accept(address) for address in dict.fromkeys(recipients)]
+        if options is None:
+            utf8 = not (sender.isascii() and all(a.address.isascii() for a in accepted))
+            options = Options(body="" if content.isascii() else "8BITMIME", smtputf8=utf8)
+        incoming = self.flow.begin(InboundEnvelope(peer, sender, accepted, options, trusted=True))
+        if isinstance(incoming, Reply):
+            raise SendError(incoming.code, incoming.status, " ".join(incoming.lines))
+        receipt = self.receipts.open(incoming.queue_id, [a.original or a.address for a in accepted])
+        incoming.write(content)
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        incoming.finish(lambda reply: None if answer.cancelled() else answer.set_result(reply))
+        reply = await answer
+        if reply.code != 250:
+            raise SendError(reply.code, reply.status, " ".join(reply.lines))
+        return receipt
+
+    def _accept(self, address: str) -> Accepted:
+        route = self.resolver.resolve(address)
+        if isinstance(route, Refusal):
+            raise SendError(route.code, route.status, f"<{address}>: {route.text}")
+        return Accepted(route.recipient, "" if route.recipient == address else address, route)
+
+    async def _start(self) -> None:
+        settings, stack = self.settings, self._stack
+        self.log = self._given_log or EventLog(settings.log)
+        if self._given_log is None:
+            stack.callback(self.log.close)
+        stack.callback(self.log.event, "stopped")
+        self.queue = await Queue.open(settings.spool, settings.queue)
+        self.queue.on_failure = self._queue_failed
+        stack.push_async_callback(self.queue.close)
+        self.flow = self._make_flow()
+        stack.push_async_callback(self._stop_flow)
+        if self._deliver:
+            await self.flow.start()
+        self.started = time.time()
+        if settings.control.enabled and self._deliver:
+            control = ControlServer(Operator(self), settings.control_socket, settings.control, self.log)
+            await control.start()
+            stack.push_async_callback(control.close)
+        await self._listen()
+
+    async def _listen(self) -> None:
+        settings = self.settings
+        if not settings.listener:
+            return
+        self.listener = Listener(
+            settings.listener,
+            settings.limits,
+            hostname=settings.hostname,
+            networks=settings.relay.networks,
+            recipients=self.resolver,
+            intake=self.flow,
+            log=self.log,
+        )
+        await self.listener.start()
+        self._stack.push_async_callback(self.listener.close)
+        self._stack.push_async_callback(self.listener.drain, settings.shutdown_grace)
+
+    async def _stop_flow(self) -> None:
+        await self.flow.close(self.settings.shutdown_grace)
+
+    def _make_flow(self) -> Flow:
+        settings, loop = self.settings, asyncio.get_running_loop()
+        self.scheduler = Scheduler(settings.scheduler)
+        cleaner = Cleaner(settings.hostname)
+        bouncing = Bouncing(
+            settings.bounce,
+            hostname=settings.hostname,
+            queue=self.queue,
+            resolver=self.resolver,
+            cleaner=cleaner,
+            log=self.log,
+            now=time.time,
+        )
+        queue = settings.queue
+        return Flow(
+            FlowParts(
+                queue=self.queue,
+                scheduler=self.scheduler,
+                agents=self._make_agents(),
+                cleaner=cleaner,
+                bouncing=bouncing,
+                journal=Journal(self.log, attempts=settings.log.attempts),
+                policy=RetryPolicy(queue.first_wait, queue.longest_wait, queue.lifetime, queue.bounce_lifetime),
+                budget=Budget(queue.content_memory),
+                threshold=queue.content_file_threshold,
+                recipients_per_delivery=settings.smtp.recipients_per_message,
+                now=time.time,
+                clock=loop.time,
+                reported=self.receipts.reported,
+            ),
+            deliver=self._deliver,
+        )
+
+    def _make_agents(self) -> dict[str, Agent]:
+        settings = self.settings
+        dns = DnsResolver(settings.dns)
+        self._stack.push_async_callback(dns.close)
+        return {
+            "smtp": SmtpAgent(settings.smtp, dns, settings.hostname, own=lambda: self.addresses),
+            "local": LocalAgent(settings.local.maildir, settings.hostname),
+            "discard": DiscardAgent(),
+        }
+
+    def _queue_failed(self, error: QueueError) -> None:
+        self.log.event("warning", Level.ERROR, reason=f"the queue has failed, the server stops: {error}")
+        self.broken.set()

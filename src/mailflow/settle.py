@@ -1,0 +1,145 @@
+"""What follows from an attempt: pure policy between an agent's facts and the queue's transaction.
+
+`conclude` takes a finished `Delivery` and says for each recipient: leaves the queue, waits until when, or has failed,
+with one `DeliveryReport` each. `flow` makes the bounce from the failed ones and hands everything to the queue as one
+settlement. The meaning of a single fact is decided in `delivery/trouble.py`; here are only time and counting: the
+exponential waits, and the end of a message's life, which turns "delayed" into "failed" (wish 24).
+
+No clock and no random numbers: the jitter of a wait comes from the message's id, so that the same input gives the
+same schedule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mailflow.delivery.request import Delivery, Fact, Trouble
+from mailflow.delivery.trouble import Verdict, judge
+from mailflow.envelope import Message, Recipient
+from mailflow.report import Action, DeliveryReport
+from mailflow.setting import format_duration
+
+_JITTER_STEPS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to try again, and when to give up. All in seconds."""
+
+    first_wait: float
+    longest_wait: float
+    lifetime: float
+    bounce_lifetime: float
+
+    def expires(self, message: Message) -> float:
+        """When the message's time is over."""
+        return message.arrived + (self.lifetime if message.sender else self.bounce_lifetime)
+
+    def wait(self, attempts: int, salt: int) -> float:
+        """Seconds until the next attempt after `attempts` failed ones: doubling, from 90 % to 110 % by `salt`."""
+        doubled = self.first_wait * 2.0 ** min(attempts - 1, 32)
+        jitter = 0.9 + 0.2 * (salt * 2654435761 % _JITTER_STEPS) / _JITTER_STEPS
+        return min(doubled, self.longest_wait) * jitter
+
+
+@dataclass(slots=True)
+class Conclusion:
+    """What became of the recipients of one delivery."""
+
+    reports: list[DeliveryReport] = field(default_factory=list)
+    """One for each recipient that was attempted, in order."""
+    done: list[Recipient] = field(default_factory=list)
+    """Leave the queue: delivered, or failed for good."""
+    deferred: list[Recipient] = field(default_factory=list)
+    """Stay; due time, attempts and reason are set."""
+    tell: bool = False
+    """Whether the sender may have to hear of one of them: a failure, or NOTIFY=SUCCESS."""
+    returned: list[Recipient] = field(default_factory=list)
+    """Were not attempted and go back to the scheduler."""
+
+    @property
+    def final(self) -> list[DeliveryReport]:
+        """The reports of those that leave the queue."""
+        return [r for r in self.reports if r.action is not Action.DELAYED]
+
+
+def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) -> Conclusion:
+    """Judges each recipient's fact. `now`: seconds since 1970; `clock`: loop time. Changes the deferred recipients."""
+    conclusion = Conclusion()
+    expires = policy.expires(delivery.message)
+    delays = _delays(delivery, now, clock)
+    for recipient, fact in zip(delivery.recipients, delivery.facts, strict=True):
+        if fact.trouble is Trouble.UNATTEMPTED:
+            conclusion.returned.append(recipient)
+            continue
+        verdict = judge(fact)
+        report = _report(delivery, recipient, fact, verdict, delays, now, expires)
+        conclusion.reports.append(report)
+        if verdict.action is Action.DELAYED and now < expires:
+            _defer(delivery.message, recipient, report, policy, now)
+            conclusion.deferred.append(recipient)
+            continue
+        if verdict.action is Action.DELAYED:
+            _expire(report, now)
+        if report.action is Action.FAILED or recipient.notify:
+            conclusion.tell = True
+        conclusion.done.append(recipient)
+    return conclusion
+
+
+def _defer(message: Message, recipient: Recipient, report: DeliveryReport, policy: RetryPolicy, now: float) -> None:
+    """Sets the next due time: the backoff, but not behind the end of life, so that the last attempt is made there."""
+    recipient.attempts = report.attempts
+    recipient.reason = report.reason
+    recipient.due = min(now + policy.wait(report.attempts, message.id + recipient.number), max(report.expires, now))
+
+
+def _expire(report: DeliveryReport, now: float) -> None:
+    """Gives up. The status of the last attempt stays, with class 5: it says more than "expired" (RFC 3463 §3.5)."""
+    tried = format_duration(max(1, round(now - report.arrived)))
+    report.action = Action.FAILED
+    report.status = "5" + report.status[1:] if report.status else "5.4.7"
+    report.reason = f"gave up after {tried} and {report.attempts} attempts; the last: {report.reason}"
+
+
+def _report(
+    delivery: Delivery,
+    recipient: Recipient,
+    fact: Fact,
+    verdict: Verdict,
+    delays: tuple[float, float, float, float],
+    now: float,
+    expires: float,
+) -> DeliveryReport:
+    message = delivery.message
+    return DeliveryReport(
+        message.queue_id,
+        message.sender,
+        recipient.address,
+        recipient.original or recipient.address,
+        recipient.orcpt,
+        recipient.notify,
+        verdict.action,
+        verdict.status,
+        fact.host.relay if fact.host else delivery.transport if fact.reply else "none",
+        fact.reply.text if fact.reply else "",
+        verdict.reason,
+        now,
+        message.arrived,
+        recipient.attempts + 1,
+        expires,
+        delays,
+        tuple(delivery.hosts),
+    )
+
+
+def _delays(delivery: Delivery, now: float, clock: float) -> tuple[float, float, float, float]:
+    """Before the scheduler, waiting for a slot, setting up the connection, transmission; none below zero."""
+    total = now - delivery.message.arrived
+    before = total - (clock - delivery.entered)
+    return (
+        max(0.0, before),
+        max(0.0, delivery.started - delivery.entered),
+        max(0.0, delivery.connected - delivery.started),
+        max(0.0, clock - delivery.connected),
+    )
