@@ -38,6 +38,7 @@ class Lookups:
         self._inbox: SimpleQueue[tuple[Question, Callable[[Any], None]] | None] = SimpleQueue()
         self._wanted: dict[int, list[asyncio.Future[Content]]] = {}
         self._fetching = False
+        self._closed = False
         self._db: sqlite3.Connection | None = None
         self._thread = Thread(target=self._work, name="mailflow-read", daemon=True)
         self._thread.start()
@@ -48,12 +49,18 @@ class Lookups:
     def ask(self, question: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         """The future answer; it raises QueueError when the queue cannot be read."""
         future: asyncio.Future[T] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(QueueError("the queue is closed"))
+            return future
         self._inbox.put((question, lambda answer: _resolve(future, answer)))
         return future
 
     def content(self, id: int) -> asyncio.Future[Content]:
         """The future content of a message; raises QueueDamaged, or QueueError when it is not there."""
         future: asyncio.Future[Content] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(QueueError("the queue is closed"))
+            return future
         if not self._wanted and not self._fetching:
             self._loop.call_soon(self._fetch)
         self._wanted.setdefault(id, []).append(future)
@@ -63,6 +70,7 @@ class Lookups:
         """Answers what was asked, then ends the thread."""
         while self._wanted or self._fetching:
             await asyncio.wait([f for futures in self._wanted.values() for f in futures] or [self.ask(_nothing)])
+        self._closed = True
         self._inbox.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 
