@@ -11,7 +11,9 @@ def make(**settings: object) -> Scheduler:
     return Scheduler(SchedulerSettings(**settings))
 
 
-def add(scheduler: Scheduler, destination: str, *ids: int, lane: Lane = Lane.NEW, cost: int = 1, now: float = 0) -> None:
+def add(
+    scheduler: Scheduler, destination: str, *ids: int, lane: Lane = Lane.NEW, cost: int = 1, now: float = 0
+) -> None:
     for number in ids:
         scheduler.add(Job(destination, lane, number, cost, None), now)
 
@@ -110,7 +112,33 @@ def test_new_and_deferred_mail_go_by_the_ratio() -> None:
     add(scheduler, "smtp:a", *range(1000, 2000), lane=Lane.DEFERRED)
     add(scheduler, "smtp:a", *range(20))
     order = ids(drain(scheduler))
-    assert order[:25] == [0, 1, 2, 3, 1000, 4, 5, 6, 7, 1001, 8, 9, 10, 11, 1002, 12, 13, 14, 15, 1003, 16, 17, 18, 19, 1004]
+    assert order[:25] == [
+        0,
+        1,
+        2,
+        3,
+        1000,
+        4,
+        5,
+        6,
+        7,
+        1001,
+        8,
+        9,
+        10,
+        11,
+        1002,
+        12,
+        13,
+        14,
+        15,
+        1003,
+        16,
+        17,
+        18,
+        19,
+        1004,
+    ]
     assert order[25:] == list(range(1005, 2000))
 
 

@@ -30,9 +30,9 @@ class TransportSettings(Section):
 class SchedulerSettings(Section):
     """Which delivery begins when: concurrency, fairness, memory, and what is done about sites that do not answer."""
 
-    slots: int = setting(1000, ge=1, postfix="default_process_limit")
+    slots: int = setting(2000, ge=1, postfix="default_process_limit")
     """Deliveries under way at the same time in the whole process; each may hold one connection."""
-    reserve: float = setting(0.2, ge=0, le=0.9)
+    reserve: float = setting(0.4, ge=0, le=0.9)
     """Share of the slots kept for destinations that have no delivery under way: one third of it for any of them,
     one third for those not known to be slow, one third for those whose last delivery was quick."""
     slow: Duration = setting("10s")
