@@ -169,5 +169,5 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(self.scheduler) == self.scheduler.running == 0
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestInvariants = SchedulerMachine.TestCase
