@@ -91,6 +91,16 @@ class Root(Section):
         found = self._sources.origin(parse_key(key))
         return str(found) if found else ""
 
+    def written(self, path: KeyPath) -> str:
+        """The same for exactly this value: "" when a table was written and this key of it was not."""
+        place: Any = self._sources.tree
+        for part in path:
+            try:
+                place = place[part]
+            except (KeyError, IndexError, TypeError):
+                return ""
+        return str(self._sources.origin(path) or "")
+
     # For subclasses
 
     @classmethod

@@ -1,0 +1,92 @@
+"""What all commands share: the options --config, --set, -v and -q, and the settings that they lead to.
+
+The options may stand before or after a command's own words. The configuration file is the one given, else MAILFLOW_CONFIG, else
+`mailflow.toml` in the working directory, else /etc/mailflow/mailflow.toml, else none: then environment and defaults count.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from mailflow.control.client import ControlClient
+    from mailflow.settings import Settings
+
+CONFIG_VARIABLE = "MAILFLOW_CONFIG"
+CONFIG_PLACES = (Path("mailflow.toml"), Path("/etc/mailflow/mailflow.toml"))
+
+
+@dataclass(slots=True)
+class State:
+    """The shared options, as far as they have been read."""
+
+    config: Path | None = None
+    overrides: list[str] = field(default_factory=list)
+    verbosity: int = 0
+
+    def file(self) -> Path | None:
+        """The configuration file to use; None when there is none."""
+        if self.config is not None:
+            return self.config
+        named = os.environ.get(CONFIG_VARIABLE)
+        if named:
+            return Path(named)
+        return next((place for place in CONFIG_PLACES if place.is_file()), None)
+
+    def load(self, file: Path | None = None) -> Settings:
+        """The settings, of another file when one is given. Raises ConfigError."""
+        from mailflow.settings import Settings
+
+        return Settings.load(file or self.file(), overrides=self.overrides)
+
+    def say(self, text: str, level: int = 0) -> None:
+        """A remark on standard error: 0 is left out with -q, 1 needs -v."""
+        if self.verbosity >= level:
+            print(text, file=sys.stderr)
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the shared options to a command; it gets a `State` as its first argument."""
+
+    @click.option(
+        "--config", "config_", metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
+    )
+    @click.option(
+        "--set", "set_", metavar="KEY=VALUE", multiple=True, help="Set one configuration value; may be repeated."
+    )
+    @click.option("-v", "--verbose", count=True, help="Say more.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+    @click.pass_context
+    @wraps(function)
+    def with_state(
+        ctx: click.Context,
+        /,
+        *arguments: Any,
+        config_: Path | None,
+        set_: tuple[str, ...],
+        verbose: int,
+        quiet: bool,
+        **more: Any,
+    ) -> Any:
+        state = ctx.ensure_object(State)
+        state.config = config_ or state.config
+        state.overrides.extend(set_)
+        state.verbosity += verbose - quiet
+        return function(state, *arguments, **more)
+
+    return with_state
+
+
+def control_client(settings: Settings) -> ControlClient | None:
+    """The way to the running server; None when the configuration has no control socket."""
+    from mailflow.control.client import ControlClient
+
+    return ControlClient(settings.control_socket) if settings.control.enabled else None
