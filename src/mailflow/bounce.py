@@ -259,10 +259,10 @@ def _recipient_fields(report: DeliveryReport) -> list[str]:
 
 
 def _field(name: str, value: str) -> str:
-    """A header field of ASCII, folded between words."""
+    """A header field of ASCII, folded between words so that unfolding gives the same text."""
     words = f"{name}: {_ascii(value)[:TEXT_LIMIT]}"
     return "\r\n".join(
-        textwrap.wrap(words, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        textwrap.wrap(words, WIDTH, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False)
     )
 
 
