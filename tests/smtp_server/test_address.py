@@ -35,7 +35,7 @@ LABEL63 = "d" * 63
         ("<@relay.test:alice@example.test>", "alice@example.test", ""),
         ("<@a.test,@b.test:alice@example.test> SIZE=1", "alice@example.test", "SIZE=1"),
         ("<alice@my_host.test>", "alice@my_host.test", ""),
-        ("<alice@example.test>  SIZE=1 ", "alice@example.test", "SIZE=1"),
+        ("<alice@example.test>  SIZE=1 ", "alice@example.test", "SIZE=1 "),
         ("<jürgen@exämple.test> SMTPUTF8", "jürgen@exämple.test", "SMTPUTF8"),
         ("<用户@例え.test>", "用户@例え.test", ""),
         (f"<{'l' * 64}@example.test>", f"{'l' * 64}@example.test", ""),
@@ -44,7 +44,7 @@ LABEL63 = "d" * 63
     ],
 )
 def test_path_is_accepted(text: str, address: str, rest: str) -> None:
-    assert parse_path(text) == (address, rest.strip() if rest else "") or parse_path(text) == (address, rest + " ")
+    assert parse_path(text) == (address, rest)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,11 @@ def test_local_part_is_unquoted(address: str, local: str) -> None:
 def test_any_text_is_an_address_or_an_error(text: str) -> None:
     for parse in (parse_path, parse_address):
         try:
-            parse(text)
-        except AddressError as error:
-            assert str(error).isascii()
+            result = parse(text)
+        except AddressError:
+            continue
+        address = result[0] if isinstance(result, tuple) else result
+        assert not address or parse_address(address) == address
 
 
 LOCAL = st.from_regex(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]{1,20}(\.[a-z0-9+-]{1,20}){0,2}", fullmatch=True) | st.from_regex(

@@ -65,7 +65,7 @@ def test_rcpt_parameters(text: str, params: RcptParams) -> None:
         ("SIZE=", 501),
         ("SIZE=-1", 501),
         ("SIZE=1e9", 501),
-        ("SIZE=١", 501),
+        ("SIZE=\u0661", 501),
         ("SIZE=" + "9" * 21, 501),
         ("SIZE=1 SIZE=1", 501),
         ("BODY=BINARYMIME", 501),
@@ -112,8 +112,11 @@ def test_any_text_is_parameters_or_an_error(text: str) -> None:
     for parse in (parse_mail_params, parse_rcpt_params):
         try:
             parse(text)
-        except ParamError as error:
-            assert error.reply.encode().isascii()
+        except ParamError:
+            continue
+        assert text.strip(" ") == "" or any(
+            k in text.upper() for k in ("SIZE", "BODY", "UTF8", "RET", "ENVID", "NOTIFY", "ORCPT")
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mailflow.smtp import replies
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
-from mailflow.smtp.server import ServerCore, State
+from mailflow.smtp.handler import State
+from mailflow.smtp.server import ServerCore
 from tests.smtp_server.fakes import Recorder, bring, drive, profile, singly, three_ways
 
 HELLO = b"HELO client\r\n"
@@ -89,7 +90,7 @@ def test_several_messages_in_one_session() -> None:
         (HELLO + b"MAIL FROM:<a@b> SIZE=100001\r\n", "552 5.3.4"),
         (HELLO + b"MAIL FROM:<a@b> SIZE=100000\r\n", "250 2.1.0"),
         (HELLO + MAIL + b"RCPT FROM:<a@b>\r\n", "501 5.5.4"),
-        (HELLO + MAIL + b"RCPT TO:<>\r\n", "501 5.1.3"),
+        (HELLO + MAIL + b"RCPT TO:<>\r\n", "501 5.5.4"),
         (HELLO + MAIL + b"RCPT TO:<@>\r\n", "501 5.1.3"),
         (HELLO + MAIL + b"RCPT TO:<c@d> NOTIFY=X\r\n", "501 5.5.4"),
         (HELLO + MAIL + b"RCPT TO:<c@d> SIZE=1\r\n", "555 5.5.4"),
@@ -303,32 +304,9 @@ def test_params_of_ordinary_mail_are_shared() -> None:
     assert handler.events[2][2] is NO_RCPT_PARAMS
 
 
-FRAGMENTS = st.sampled_from(
-    [
-        b"EHLO x\r\n",
-        b"HELO x\r\n",
-        MAIL,
-        RCPT,
-        b"DATA\r\n",
-        b".\r\n",
-        b"\r\n.\r\n",
-        b"QUIT\r\n",
-        b"RSET\r\n",
-        b"NOOP\r\n",
-    ]
-    + [
-        b"hello\r\n",
-        b"\r",
-        b"\n",
-        b".",
-        b"\0",
-        b"\xff",
-        b"x" * 70,
-        b"MAIL FROM:<>\r\n",
-        b"RCPT TO:<nobody@d>\r\n",
-        b" ",
-    ]
-)
+LINES = [b"EHLO x\r\n", b"HELO x\r\n", MAIL, RCPT, b"DATA\r\n", b".\r\n", b"\r\n.\r\n", b"QUIT\r\n", b"RSET\r\n"]
+LINES += [b"hello\r\n", b"NOOP\r\n", b"MAIL FROM:<>\r\n", b"RCPT TO:<nobody@d>\r\n", b"x" * 70]
+FRAGMENTS = st.sampled_from([*LINES, b"\r", b"\n", b".", b"\0", b"\xff", b" "])
 REPLY = re.compile(rb"(?:[2345][0-9][0-9]-[^\r\n]*\r\n)*[2345][0-9][0-9] [^\r\n]*\r\n")
 
 

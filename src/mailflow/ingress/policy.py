@@ -48,11 +48,11 @@ class RelayControl:
         return any((mapped or address) in network for network in self._networks)
 
 
-def check_sender(sender: str, *, trusted: bool) -> Reply | None:
-    """The refusal of a sender, or None. Trusted clients may leave the domain out: cleanup adds it."""
-    return None if trusted or not sender or "@" in sender else SENDER_INCOMPLETE
+def check_sender(sender: str) -> Reply | None:
+    """The refusal of a stranger's sender, or None. Trusted clients may leave the domain out: cleanup adds it."""
+    return None if not sender or "@" in sender else SENDER_INCOMPLETE
 
 
-def check_recipient(recipient: str, *, trusted: bool) -> Reply | None:
-    """The refusal of a recipient that has no domain, or None. Everybody may write to Postmaster (RFC 5321 §4.5.1)."""
-    return None if trusted or "@" in recipient or recipient.lower() == "postmaster" else RECIPIENT_INCOMPLETE
+def check_recipient(recipient: str) -> Reply | None:
+    """The refusal of a stranger's recipient, or None. Everybody may write to Postmaster (RFC 5321 §4.5.1)."""
+    return None if "@" in recipient or recipient.lower() == "postmaster" else RECIPIENT_INCOMPLETE

@@ -124,7 +124,9 @@ class Session:
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""
-        refusal = check_sender(sender, trusted=self.trusted) or self._desk.intake.room(params.size or 0)
+        refusal = self._desk.intake.room(params.size or 0)
+        if refusal is None and not self.trusted:
+            refusal = check_sender(sender)
         if refusal is not None:
             return refusal
         self._sender = sender
@@ -139,7 +141,7 @@ class Session:
             return self._refuse(recipient, TOO_MANY_RECIPIENTS)
         trusted = self.trusted
         if not trusted:
-            refusal = check_recipient(recipient, trusted=False)
+            refusal = check_recipient(recipient)
             if refusal is not None:
                 return self._refuse(recipient, refusal)
         route = desk.recipients.resolve(recipient)

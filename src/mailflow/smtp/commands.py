@@ -82,6 +82,8 @@ def decode_line(line: bytes) -> str | None:
 
 def parse_mail_params(text: str) -> MailParams:
     """Reads the parameters of MAIL. Raises ParamError."""
+    if text[:5] == "SIZE=" and text[5:].isdigit() and text.isascii() and len(text) <= 5 + SIZE_DIGITS:
+        return MailParams(int(text[5:]))  # what many clients send, and nothing else
     return MailParams(**_parse(text, _MAIL)) if text else NO_MAIL_PARAMS
 
 

@@ -97,7 +97,8 @@ class DataScanner:
         newlines = self._newlines
         newlines.reset()
         newlines.decode(piece.decode("latin-1"), final=True)
-        if newlines.newlines != "\r\n" and newlines.newlines is not None:
+        kinds = newlines.newlines
+        if kinds != "\r\n" and kinds is not None:
             if self.normalise:
                 piece = _BARE.sub(b"\r\n", piece)
                 stuffed = True

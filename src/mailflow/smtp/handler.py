@@ -14,6 +14,21 @@ from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.reply import Reply
 
 
+class State(Enum):
+    """Where a session stands. PENDING is not among them: it can befall every one of these."""
+
+    START = "start"
+    """Connected; EHLO or HELO is due."""
+    READY = "ready"
+    """Greeted; no transaction."""
+    MAIL = "mail"
+    """A sender, no recipient yet."""
+    RCPT = "rcpt"
+    """A sender and at least one recipient."""
+    DATA = "data"
+    """Message bytes are coming."""
+
+
 class Pending(Enum):
     """The type of `PENDING`: the answer will come with `resume`."""
 

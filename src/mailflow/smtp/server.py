@@ -17,14 +17,20 @@ This module knows no addresses of ours, no queue, and no time; who stalls is not
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import ClassVar
 
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_path
-from mailflow.smtp.commands import ParamError, decode_line, parse_mail_params, parse_rcpt_params
+from mailflow.smtp.commands import (
+    NO_MAIL_PARAMS,
+    NO_RCPT_PARAMS,
+    ParamError,
+    decode_line,
+    parse_mail_params,
+    parse_rcpt_params,
+)
 from mailflow.smtp.data import TOO_BIG, DataScanner
-from mailflow.smtp.handler import PENDING, Handler, Profile
+from mailflow.smtp.handler import PENDING, Handler, Profile, State
 from mailflow.smtp.replies import wire
 from mailflow.smtp.reply import Reply
 
@@ -32,19 +38,8 @@ from mailflow.smtp.reply import Reply
 HELO_NAME_OCTETS = 255
 
 
-class State(Enum):
-    """Where a session stands. PENDING is not among them: it can befall every one of these."""
-
-    START = "start"
-    """Connected; EHLO or HELO is due."""
-    READY = "ready"
-    """Greeted; no transaction."""
-    MAIL = "mail"
-    """A sender, no recipient yet."""
-    RCPT = "rcpt"
-    """A sender and at least one recipient."""
-    DATA = "data"
-    """Message bytes are coming."""
+# A global is found faster than an enum's member, and every command asks.
+_START, _READY, _MAIL, _RCPT, _DATA = State
 
 
 class ServerCore:
@@ -77,7 +72,7 @@ class ServerCore:
         """The rest of a line that was too long is being thrown away."""
         self._then: Callable[[ServerCore, Reply], None] | None = None
         """What to do with the pending answer."""
-        self.state = State.START
+        self.state = _START
         self.closing = False
         self.errors = 0
         """Refusals since the last accepted message."""
@@ -97,12 +92,14 @@ class ServerCore:
 
     def feed(self, data: bytes) -> None:
         """Takes bytes from the client, in pieces of any size."""
+        if self.closing:
+            return
         if self.input:
             data = self.input + data
             self.input = b""
         if self._then is None:
             self._run(data)
-        elif not self.closing:
+        else:
             self.input = data
 
     def resume(self, answer: Reply) -> None:
@@ -113,8 +110,9 @@ class ServerCore:
         self._then = None
         then(self, answer)
         data = self.input
-        self.input = b""
-        self._run(data)
+        if data:
+            self.input = b""
+            self._run(data)
 
     def take(self) -> bytes:
         """All replies since the last call, b"" when there are none."""
@@ -145,34 +143,31 @@ class ServerCore:
     @property
     def between(self) -> bool:
         """Whether the session can be ended without breaking a transaction."""
-        return self._then is None and (self.state is State.READY or self.state is State.START)
+        return self._then is None and (self.state is _READY or self.state is _START)
 
     # From bytes to commands
 
     def _run(self, data: bytes) -> None:
         size = len(data)
         start = 0
-        while start < size and not self.closing:
-            if self._then is not None:
-                self.input = data[start:]
-                return
-            if self.state is State.DATA:
+        while start < size:
+            if self.state is _DATA:
                 end = self._receive(data[start:] if start else data)
                 if end < 0:
                     return
                 start += end
-                continue
-            end = data.find(b"\r\n", start)
-            if end < 0:
-                self._keep(data[start:])
-                return
-            if self._skipping:
-                self._skipping = False
-            elif end - start > self._profile.command_line:
-                self._say(replies.LINE_TOO_LONG)
             else:
-                self._command(data[start:end])
-            start = end + 2
+                end = data.find(b"\r\n", start)
+                if end < 0:
+                    self._keep(data[start:])
+                    return
+                self._line(data[start:end])
+                start = end + 2
+            if self._then is not None:
+                self.input = data[start:]
+                return
+            if self.closing:
+                return
 
     def _keep(self, data: bytes) -> None:
         """The beginning of a line: kept, or thrown away when it is too long already."""
@@ -182,13 +177,29 @@ class ServerCore:
             self._say(replies.LINE_TOO_LONG)
         self.input = data if not self._skipping else b"\r" if ended else b""
 
+    def _line(self, line: bytes) -> None:
+        """One command line, without its CR LF."""
+        if self._skipping:
+            self._skipping = False
+        elif len(line) > self._profile.command_line:
+            self._say(replies.LINE_TOO_LONG)
+        else:
+            # What nearly every client sends is found in one step; the rest takes the long way.
+            verb, colon, path = line.partition(b":")
+            if not colon and verb in self._USUAL_WORDS:
+                self._USUAL_WORDS[verb](self, "")
+            elif colon and verb in self._USUAL_PATHS and (text := decode_line(path)) is not None:
+                self._USUAL_PATHS[verb](self, text)
+            else:
+                self._command(line)
+
     def _command(self, line: bytes) -> None:
         text = decode_line(line)
         if text is None:
             self._say(replies.BAD_CHARACTERS)
             return
         verb, _, rest = text.partition(" ")
-        method = self._VERBS.get(verb) or self._VERBS.get(verb.upper())
+        method = self._VERBS.get(verb.upper())
         if method is None:
             self._say(replies.UNKNOWN_COMMAND)
         else:
@@ -199,8 +210,6 @@ class ServerCore:
         if answer.code >= 400:
             answer = self._refused(answer)
         self._out.append(wire(answer))
-        if answer.code == 421:
-            self.abandon()
 
     def _refused(self, answer: Reply) -> Reply:
         """Counts a refusal; the last one that is tolerated becomes a 421."""
@@ -209,6 +218,8 @@ class ServerCore:
             if self.errors >= self._profile.errors:
                 answer = replies.TOO_MANY_ERRORS
         self._handler.refused(answer)
+        if answer.code == 421:
+            self.abandon()
         return answer
 
     def _close(self) -> None:
@@ -241,26 +252,26 @@ class ServerCore:
 
     def _greeted(self, answer: Reply) -> None:
         if answer.code == 250:
-            self.state = State.READY
+            self.state = _READY
             self._out.append(self._profile.ehlo if self.extended else self._profile.helo)
         else:
             self._say(answer)
 
     def _mail(self, rest: str) -> None:
-        if self.state is not State.READY:
-            self._say(replies.HELO_FIRST if self.state is State.START else replies.NESTED_MAIL)
-            return
-        if rest[:5].upper() != "FROM:":
+        if rest[:5].upper() == "FROM:":
+            self._mail_from(rest[5:])
+        else:
             self._say(replies.MAIL_SYNTAX)
+
+    def _mail_from(self, path: str) -> None:
+        if self.state is not _READY:
+            self._say(replies.HELO_FIRST if self.state is _START else replies.NESTED_MAIL)
             return
         try:
-            sender, words = parse_path(rest[5:])
-            params = parse_mail_params(words)
-        except AddressError as error:
-            self._say(Reply(501, "5.1.7", (f"Bad sender address: {error}",)))
-            return
-        except ParamError as error:
-            self._say(error.reply)
+            sender, words = parse_path(path)
+            params = parse_mail_params(words) if words else NO_MAIL_PARAMS
+        except (AddressError, ParamError) as error:
+            self._malformed(error, "5.1.7", "Bad sender address")
             return
         if not sender.isascii() and not params.smtputf8:
             self._say(replies.SENDER_NOT_ASCII)
@@ -277,27 +288,27 @@ class ServerCore:
 
     def _mailed(self, answer: Reply) -> None:
         if answer.code == 250:
-            self.state = State.MAIL
+            self.state = _MAIL
         self._say(answer)
 
     def _rcpt(self, rest: str) -> None:
-        if self.state is not State.MAIL and self.state is not State.RCPT:
-            self._say(replies.HELO_FIRST if self.state is State.START else replies.MAIL_FIRST)
-            return
-        if rest[:3].upper() != "TO:":
+        if rest[:3].upper() == "TO:":
+            self._rcpt_to(rest[3:])
+        else:
             self._say(replies.RCPT_SYNTAX)
+
+    def _rcpt_to(self, path: str) -> None:
+        if self.state is not _MAIL and self.state is not _RCPT:
+            self._say(replies.HELO_FIRST if self.state is _START else replies.MAIL_FIRST)
             return
         try:
-            recipient, words = parse_path(rest[3:])
-            params = parse_rcpt_params(words)
-        except AddressError as error:
-            self._say(Reply(501, "5.1.3", (f"Bad recipient address: {error}",)))
-            return
-        except ParamError as error:
-            self._say(error.reply)
+            recipient, words = parse_path(path)
+            params = parse_rcpt_params(words) if words else NO_RCPT_PARAMS
+        except (AddressError, ParamError) as error:
+            self._malformed(error, "5.1.3", "Bad recipient address")
             return
         if not recipient:
-            self._say(Reply(501, "5.1.3", ("Bad recipient address: empty",)))
+            self._say(replies.RCPT_SYNTAX)
             return
         if not self.utf8 and not (recipient.isascii() and params.orcpt.isascii()):
             self._say(replies.RECIPIENT_NOT_ASCII)
@@ -310,21 +321,16 @@ class ServerCore:
 
     def _recipient_given(self, answer: Reply) -> None:
         if answer.code // 10 == 25:
-            self.state = State.RCPT
+            self.state = _RCPT
         self._say(answer)
 
     def _data(self, rest: str) -> None:
         if rest.strip(" "):
             self._say(replies.NO_PARAMETERS)
             return
-        if self.state is not State.RCPT:
-            self._say(
-                replies.HELO_FIRST
-                if self.state is State.START
-                else replies.RCPT_FIRST
-                if self.state is State.MAIL
-                else replies.MAIL_FIRST
-            )
+        if self.state is not _RCPT:
+            out_of_order = {_START: replies.HELO_FIRST, _READY: replies.MAIL_FIRST, _MAIL: replies.RCPT_FIRST}
+            self._say(out_of_order[self.state])
             return
         answer = self._handler.data()
         if answer is PENDING:
@@ -334,7 +340,7 @@ class ServerCore:
 
     def _data_allowed(self, answer: Reply) -> None:
         if answer.code == 354:
-            self.state = State.DATA
+            self.state = _DATA
             if self._scanner is None:
                 profile = self._profile
                 self._scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
@@ -345,14 +351,14 @@ class ServerCore:
     def _receive(self, data: bytes) -> int:
         """Message bytes; gives the index behind the final dot, or -1."""
         scanner = self._scanner
-        assert scanner is not None  # noqa: S101 - made on the way into State.DATA
+        assert scanner is not None  # noqa: S101 - made on the way into _DATA
         refused = scanner.trouble
         piece, end = scanner.feed(data)
         if scanner.trouble is not None:
             if refused is None:
                 self._handler.reset()  # at once, so that nothing more is kept for it
             if end >= 0:
-                self.state = State.READY
+                self.state = _READY
                 self._say(scanner.trouble)
             return end
         if piece:
@@ -366,7 +372,7 @@ class ServerCore:
         return end
 
     def _ended(self, answer: Reply) -> None:
-        self.state = State.READY
+        self.state = _READY
         if answer.code < 400:
             self.errors = self.junk = 0
         self._say(answer)
@@ -408,9 +414,12 @@ class ServerCore:
 
     # Helpers of the verbs
 
+    def _malformed(self, error: AddressError | ParamError, status: str, what: str) -> None:
+        self._say(error.reply if isinstance(error, ParamError) else Reply(501, status, (f"{what}: {error}",)))
+
     def _forget(self) -> None:
-        if self.state is State.MAIL or self.state is State.RCPT:
-            self.state = State.READY
+        if self.state is _MAIL or self.state is _RCPT:
+            self.state = _READY
             self._handler.reset()
 
     def _is_junk(self) -> bool:
@@ -421,6 +430,16 @@ class ServerCore:
         self._say(replies.TOO_MUCH_JUNK)
         return True
 
+    _USUAL_WORDS: ClassVar[dict[bytes, Callable[[ServerCore, str], None]]] = {
+        b"DATA": _data,
+        b"RSET": _rset,
+        b"NOOP": _noop,
+        b"QUIT": _quit,
+    }
+    _USUAL_PATHS: ClassVar[dict[bytes, Callable[[ServerCore, str], None]]] = {
+        b"MAIL FROM": _mail_from,
+        b"RCPT TO": _rcpt_to,
+    }
     _VERBS: ClassVar[dict[str, Callable[[ServerCore, str], None]]] = {
         "EHLO": _ehlo,
         "HELO": _helo,
