@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from mailflow.scheduler import Feedback, Job, Lane, Scheduler, SchedulerSettings
-
-_spec = importlib.util.spec_from_file_location("scheduler_simulation", Path(__file__).with_name("simulation.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["scheduler_simulation"] = _module
-_spec.loader.exec_module(_module)
-Site, World = _module.Site, _module.World
+from tests.scheduler.simulation import Site, World
 
 GOOD = 1_000_000
 """Messages from this number on go to the good site."""
