@@ -107,7 +107,9 @@ def main() -> None:
     parser.add_argument("--burn", type=float, default=60.0, help="microseconds of Python on the loop per message")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.spool))
-    print(f"{'KiB':>8} {'clients':>8} {'burn':>6} {'messages/s':>12} {'CPU us':>10} {'thread us':>10} {'ops/commit':>10}")
+    print(
+        f"{'KiB':>8} {'clients':>8} {'burn':>6} {'messages/s':>12} {'CPU us':>10} {'thread us':>10} {'ops/commit':>10}"
+    )
     for burn in dict.fromkeys((0.0, options.burn)):
         for size in (1024, 10_240, 102_400):
             for clients in (20, 100):

@@ -192,7 +192,10 @@ class Queue:
         return self._administer(Command.DELETE, selection)
 
     async def close(self) -> None:
-        """Writes what is waiting, closes the database and gives the spool free. Later calls get QueueError."""
+        """Writes what is waiting, closes the database and gives the spool free. Later calls get QueueError.
+
+        Raises QueueError when the last words cannot be written; what was acknowledged is durable nevertheless.
+        """
         if self._closed:
             return
         self._closed = True
@@ -204,6 +207,9 @@ class Queue:
         await self._writer.close()
         try:
             await self._loop.run_in_executor(None, self._store.close, self._ids.last)
+        except QueueError:
+            if not self._writer.failed:  # else everybody has been told already
+                raise
         finally:
             self._lock.release()
 

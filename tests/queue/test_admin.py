@@ -23,7 +23,11 @@ def test_hold_and_release(tmp_path: Path) -> None:
         await put(queue, one)
         await put(queue, two)
         [changed] = await queue.hold(Selection(ids=(two.id, 12345)))
-        assert (changed.id, set(changed.destinations), changed.recipients) == (two.id, {"smtp:example.net", "local:a"}, 2)
+        assert (changed.id, set(changed.destinations), changed.recipients) == (
+            two.id,
+            {"smtp:example.net", "local:a"},
+            2,
+        )
         assert [m.id for m in await everything(queue)] == [one.id]
         assert await queue.hold(Selection(ids=(two.id,))) == [], "it is held already"
         [listed] = list_messages(tmp_path, [two.id])

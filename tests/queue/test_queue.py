@@ -32,7 +32,12 @@ def test_a_message_comes_back_as_it_went_in_after_a_restart(tmp_path: Path) -> N
 
     async def second(queue: Queue) -> None:
         [message] = await everything(queue)
-        assert (message.id, message.sender, message.size, message.remaining) == (number, "\u00fc@example.org", len(body), 2)
+        assert (message.id, message.sender, message.size, message.remaining) == (
+            number,
+            "\u00fc@example.org",
+            len(body),
+            2,
+        )
         assert message.peer == PEER
         assert message.options == options
         assert message.recipients == [

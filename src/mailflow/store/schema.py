@@ -61,6 +61,7 @@ def connect(spool: Path, *, cache_bytes: int, checkpoint_bytes: int) -> sqlite3.
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute("PRAGMA synchronous = FULL")  # an fsync of the log before every commit returns
         db.execute("PRAGMA secure_delete = OFF")  # Debian's default overwrites what is deleted: twice the writing
+        db.execute("PRAGMA temp_store = MEMORY")  # no temporary files
         db.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
         db.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_bytes // PAGE_SIZE_BYTES}").fetchone()
         migrate(db, path)

@@ -53,7 +53,9 @@ class _Table:
     def __init__(self, name: str, columns: str, key: str) -> None:
         self.width = columns.count(",") + 1
         row = f"({','.join('?' * self.width)})"
-        self.insert = {n: f"INSERT INTO {name} ({columns}) VALUES {','.join([row] * n)}" for n in CHUNKS}  # noqa: S608
+        # OR ROLLBACK: a failing statement undoes the whole transaction, which we do anyway, so SQLite need not keep a
+        # journal (a temporary file) to undo the statement alone.
+        self.insert = {n: f"INSERT OR ROLLBACK INTO {name} ({columns}) VALUES {','.join([row] * n)}" for n in CHUNKS}  # noqa: S608
         self.delete = {n: f"DELETE FROM {name} WHERE {key} IN ({','.join('?' * n)})" for n in CHUNKS}  # noqa: S608
 
 

@@ -109,6 +109,11 @@ class Writer:
     def __repr__(self) -> str:
         return f"<Writer busy={self._busy} waiting={sum(len(b.messages) + len(b.work) for b in self._next)}>"
 
+    @property
+    def failed(self) -> bool:
+        """Whether the store has failed for good."""
+        return self._failed is not None
+
     # The loop's side
 
     def enqueue(self, message: Message, done: Done) -> None:
