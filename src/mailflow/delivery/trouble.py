@@ -139,14 +139,16 @@ def _is_temporary(stage: Stage, reply: Reply) -> bool:
 
 def _status(kind: str, stage: Stage, reply: Reply) -> str:
     """The host's own status code, its class as we read it; without one the closest that stage and code allow (RFC 3463)."""
-    if 400 <= reply.code and reply.status:
+    if reply.code >= 400 and reply.status:
         return kind + reply.status[1:]
     if 200 <= reply.code < 400:
         return kind + ".5.0"  # a reply out of turn: protocol status undefined
+    if stage is Stage.RCPT and reply.code in (452, 552):
+        return kind + ".5.3"
     return kind + _STATUS_OF_CODE.get(reply.code, _STATUS_OF_STAGE.get(stage, ".0.0"))
 
 
-_STATUS_OF_CODE = {421: ".3.2", 450: ".2.0", 452: ".5.3", 521: ".3.2", 552: ".5.3", 556: ".1.10"}
+_STATUS_OF_CODE = {421: ".3.2", 450: ".2.0", 452: ".3.1", 521: ".3.2", 552: ".3.4", 556: ".1.10"}
 _STATUS_OF_STAGE = {Stage.BANNER: ".3.2", Stage.EHLO: ".5.0", Stage.MAIL: ".1.0", Stage.RCPT: ".1.0", Stage.DOT: ".6.0"}
 
 

@@ -1,0 +1,272 @@
+"""One TCP connection around the client core: moves bytes, streams large contents, keeps time limits. Decides nothing.
+
+Its owner (a `Site`) calls `run` to have a job sent and hears `finished` for every transaction and `gone` once, before
+the last `finished`, when the connection can take no more jobs. Everything is synchronous inside `data_received`: replies are
+matched, finished jobs reported, new jobs that the report brings are begun, and then all output leaves in one write.
+
+Invariants: `load` counts the jobs on the connection; every job given to `run` is reported by `finished` exactly once;
+after `gone` nothing is begun. `data_received` stays a method of the class: uvloop does not see one set on the instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol, cast
+
+import aiofiles
+
+from mailflow.delivery.settings import SmtpSettings
+from mailflow.delivery.smtp.hosts import Host
+from mailflow.delivery.smtp.job import Job
+from mailflow.delivery.smtp.timers import Sweep
+from mailflow.envelope import ContentFile
+from mailflow.report import HostAttempt
+from mailflow.smtp.client import Client, State
+from mailflow.smtp.transaction import End, Step, Transaction
+
+PIECE = 256 * 1024
+"""Bytes that are read from a content file and written at a time; the transport holds no more than that."""
+SMALL = 64 * 1024
+"""Bytes of a content behind which the next message may wait: it is through in one round trip or two."""
+
+
+class Owner(Protocol):
+    """Who a connection belongs to."""
+
+    def finished(self, connection: Connection, transaction: Transaction) -> None:
+        """A transaction has all its answers."""
+        ...
+
+    def gone(self, connection: Connection) -> None:
+        """The connection takes no more jobs."""
+        ...
+
+    def closed(self, _connection: Connection) -> None:
+        """The socket is closed."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs work beside, and waits for it before the loop ends."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """A connection to one address of a mail host."""
+
+    def __init__(
+        self, host: Host, name: str, settings: SmtpSettings, owner: Owner, sweep: Sweep, *, esmtp: bool = True
+    ) -> None:
+        """`name` is what we introduce ourselves by; `esmtp` False begins with HELO."""
+        self.host = host
+        self.client = Client(name, esmtp=esmtp)
+        self.load = 0
+        """Jobs on this connection, not yet finished: 0, 1, or 2 where the host pipelines."""
+        self.served = 0
+        """Transactions that the host has answered in full."""
+        self.is_gone = False
+        self.spare = False
+        """Made for one job that another host had turned away: not for further ones, they go to the better host."""
+        self.history: Iterable[HostAttempt] = ()
+        """Hosts that were tried in vain before this one; the first job takes them over."""
+        self._settings = settings
+        self._owner = owner
+        self._sweep = sweep
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        """Done when the host is ready for a message, or will never be."""
+        self._transport: asyncio.Transport | None = None
+        self._pumping = False
+        self._stream: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._paused = False
+        self._seen = (-1, 0)
+        self._since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.host.name}[{self.host.key}] load={self.load} served={self.served} {self.client!r}>"
+
+    @property
+    def takes_second(self) -> bool:
+        """Whether a further job may be put behind the one under way: the host pipelines, has proven itself, and the
+        message in front is small. RFC 2920 §3.1 allows it; a job whose connection is lost so goes elsewhere.
+        """
+        client = self.client
+        if self.load != 1 or not self.served or self.spare or not client.room or client.current is None:
+            return False
+        return client.current.content is not None and client.current.size <= SMALL
+
+    # Jobs
+
+    def run(self, job: Job) -> None:
+        """Sends the job's next transaction, at once or behind the one under way."""
+        self.load += 1
+        job.began = now = self._loop.time()
+        delivery = job.delivery
+        if not delivery.hosts:
+            delivery.connected = now
+        if self.history:
+            delivery.hosts.extend(self.history)
+            self.history = ()
+        self.client.begin(job.transaction(self._settings.recipients_per_message))
+        if not self._pumping:
+            self._pump()
+
+    def quit(self) -> None:
+        """Says goodbye and takes no more jobs. Only when none is on it."""
+        self._leave()
+        self.client.quit()
+        if not self._pumping:
+            self._pump()
+
+    def hang_up(self) -> None:
+        """Closes at once: an idle one with a QUIT that nobody waits for; jobs end as not attempted where that is true."""
+        if self.client.state is State.READY and not self.load and self._transport is not None:
+            self.client.quit()
+            self._flush()
+            self._transport.close()
+            self._fail(End.LOST)
+        else:
+            # once the final dot is out, the host may have the message
+            self._fail(End.LOST if self.client.waiting is Step.DOT else End.NOT_BEGUN)
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._since = self._loop.time()
+        self._sweep.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.client.feed(data)
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - its text goes nowhere
+        self._transport = None
+        self._fail(End.LOST)
+        self._sweep.discard(self)
+        self._owner.closed(self)
+
+    def eof_received(self) -> None:
+        # a host that has closed its side answers nothing any more
+        self._fail(End.LOST)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # Time limits
+
+    def check(self, now: float) -> None:
+        """Called once a tick: whether the awaited step has had its time (RFC 5321 §4.5.3.2)."""
+        pending = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        seen = (self.client.mark, pending)
+        if seen != self._seen:
+            self._seen = seen
+            self._since = now
+            return
+        waiting = self.client.waiting
+        if now - self._since < self._limit(waiting, pending):
+            return
+        if self.client.state is State.CLOSED and self._transport is not None:
+            self._transport.abort()  # closed by us, and the host does not take what was still to be sent
+        elif self.client.state is State.READY:
+            self.quit()
+        else:
+            self._fail(End.TIMEOUT)
+
+    def _limit(self, waiting: Step | None, pending: int) -> float:
+        settings = self._settings
+        if self.client.state is State.CLOSED:
+            return settings.quit_timeout
+        if pending or waiting is Step.BODY:
+            return settings.block_timeout
+        match waiting:
+            case None:
+                return settings.idle
+            case Step.GREETING:
+                return settings.greeting_timeout
+            case Step.EHLO | Step.HELO:
+                return settings.hello_timeout
+            case Step.MAIL | Step.RSET:
+                return settings.mail_timeout
+            case Step.RCPT:
+                return settings.rcpt_timeout
+            case Step.DATA:
+                return settings.data_timeout
+            case Step.QUIT:
+                return settings.quit_timeout
+        return settings.dot_timeout
+
+    # The one place where events become jobs' ends and output
+
+    def _pump(self) -> None:
+        if self._pumping:
+            return
+        self._pumping = True
+        client = self.client
+        if client.state is State.CLOSED:
+            self._leave()  # before jobs hear of it: none shall be begun here
+        if not self.ready.done() and client.state in (State.READY, State.CLOSED):
+            self.ready.set_result(None)
+        while client.finished:
+            transactions, client.finished = client.finished, []
+            for transaction in transactions:
+                self.load -= 1
+                self._owner.finished(self, transaction)
+        self._pumping = False
+        if client.wants_body and self._stream is None and client.current is not None:
+            self._stream = self._owner.spawn(self._send_file(cast("Job", client.current.tag)))
+        self._flush()
+        if client.state is State.CLOSED and self._transport is not None and not self._transport.is_closing():
+            self._transport.close() if client.end is End.REPLY else self._transport.abort()
+
+    def _flush(self) -> None:
+        buffers = self.client.take()
+        if self._transport is not None:
+            for buffer in buffers:
+                self._transport.write(buffer)
+
+    def _leave(self) -> None:
+        if not self.is_gone:
+            self.is_gone = True
+            self._owner.gone(self)
+        if self._stream is not None and self.client.state is State.CLOSED:
+            self._stream.cancel()
+
+    def _fail(self, end: End) -> None:
+        self.client.fail(end)
+        self._pump()
+
+    # Contents that are too large for memory
+
+    async def _send_file(self, job: Job) -> None:
+        content = job.delivery.content
+        if isinstance(content, ContentFile) and await self._send_pieces(content):
+            self._stream = None
+            self.client.end_body()
+            self._pump()
+        else:
+            self._stream = None
+            self._fail(End.NO_CONTENT)
+
+    async def _send_pieces(self, content: ContentFile) -> bool:
+        """Whether the whole file went out; a shorter or longer one must never look like a complete message."""
+        size = 0
+        try:
+            async with aiofiles.open(content.path, "rb") as file:
+                while piece := await file.read(PIECE):
+                    size += len(piece)
+                    for buffer in self.client.body(piece):
+                        if self._transport is not None:
+                            self._transport.write(buffer)
+                    if self._paused:
+                        self._drained = self._loop.create_future()
+                        await self._drained
+        except OSError:
+            return False
+        return size == content.size

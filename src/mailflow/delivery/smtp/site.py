@@ -1,0 +1,281 @@
+"""The connections of one destination, and who gets which: the agent's policy in one place.
+
+A job goes to the first of these that there is (`_place`):
+1. an idle connection, the one used last: written at once, synchronously;
+2. a connection with one small message under way whose host pipelines and has proven itself, once there are enough
+   connections (`enough`): the envelope leaves behind that message's body, one round trip and two system calls less;
+3. the queue of those who wait, for which connections are opened (`worth_opening`) up to the limit. While the host has
+   not yet taken a message from us, only a quarter of the limit is opened: it may be slow, or dislike us.
+
+Invariants: each job that is submitted is finished once; while jobs wait, there is a connection busy or being
+opened; a connection is in `_idle` only with load 0, in `_half` only with load 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar, cast
+
+from mailflow.delivery.request import Fact, Stage, Trouble
+from mailflow.delivery.settings import SmtpSettings
+from mailflow.delivery.smtp.connect import Connector, NoConnection
+from mailflow.delivery.smtp.connection import Connection
+from mailflow.delivery.smtp.job import Job, end_words
+from mailflow.report import HostAttempt
+from mailflow.setting import Endpoint
+from mailflow.smtp.transaction import End, Step, Transaction
+
+MAX_WAITING = 1000
+"""Jobs of one destination that wait for a connection; the scheduler's window is far smaller. More come back unattempted."""
+UNATTEMPTED = Fact(Stage.CONNECT, None, Trouble.UNATTEMPTED)
+
+T = TypeVar("T")
+
+
+class Household(Protocol):
+    """What the sites of one agent share."""
+
+    settings: SmtpSettings
+    connector: Connector
+    now: Callable[[], float]
+    idle: int
+    """Idle connections of all sites together."""
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
+    def spawn_opening(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
+    def quieter(self) -> None: ...
+    def forget(self, site: Site) -> None: ...
+
+
+def enough(connections: int, limit: int) -> bool:
+    """Whether there are so many connections that jobs rather share one than open another."""
+    return connections >= max(1, limit // 4)
+
+
+def worth_opening(waiting: int, opening: int, connections: int, limit: int, *, proven: bool) -> int:
+    """How many connections to open now, for so many jobs that wait."""
+    allowed = limit if proven else max(1, limit // 4)
+    return max(0, min(waiting - opening, allowed - connections - opening))
+
+
+class Site:
+    """One destination."""
+
+    __slots__ = (
+        "_addresses",
+        "_closing",
+        "_connections",
+        "_endpoint",
+        "_half",
+        "_home",
+        "_idle",
+        "_opening",
+        "_proven",
+        "_waiting",
+        "next_hop",
+    )
+
+    def __init__(self, next_hop: str, endpoint: Endpoint, home: Household) -> None:
+        self.next_hop = next_hop
+        self._endpoint = endpoint
+        self._home = home
+        self._connections: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._half: dict[Connection, None] = {}
+        self._opening = 0
+        self._waiting: deque[Job] = deque()
+        self._proven = False
+        self._addresses = 1
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Site {self.next_hop} connections={len(self._connections)} idle={len(self._idle)} "
+            f"half={len(self._half)} opening={self._opening} waiting={len(self._waiting)}>"
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is here that anybody could miss."""
+        return not (self._connections or self._opening or self._waiting)
+
+    def submit(self, job: Job) -> None:
+        """Takes a job: it is begun, or waits for a connection."""
+        connection = self._place()
+        if connection is not None:
+            connection.run(job)
+        elif self._closing or len(self._waiting) >= MAX_WAITING:
+            # not at once: the caller may be in the middle of handing out jobs, and would get them back endlessly
+            asyncio.get_running_loop().call_soon(job.fail, UNATTEMPTED)
+        else:
+            self._waiting.append(job)
+            self._grow()
+
+    def close(self) -> None:
+        """Takes no more jobs; those that wait come back, idle connections are closed."""
+        self._closing = True
+        waiting, self._waiting = self._waiting, deque()
+        for job in waiting:
+            job.fail(UNATTEMPTED)
+        for connection in list(self._idle):
+            connection.hang_up()
+
+    # Policy
+
+    def _place(self) -> Connection | None:
+        """The connection that takes the next job now, out of its list."""
+        if self._idle:
+            self._home.idle -= 1
+            return self._idle.pop()
+        if self._half and enough(len(self._connections), self._home.settings.connections):
+            return self._half.popitem()[0]
+        return None
+
+    def _free(self, connection: Connection) -> None:
+        """The connection may have room: for those who wait, else it is noted down."""
+        if connection.is_gone:
+            return
+        if connection.load == 0:
+            self._half.pop(connection, None)
+            settings = self._home.settings
+            if self._closing or connection.spare or connection.served >= settings.messages_per_connection:
+                connection.quit()
+            elif self._waiting:
+                connection.run(self._waiting.popleft())
+            elif self._home.idle >= settings.idle_connections:
+                connection.quit()
+            else:
+                self._home.idle += 1
+                self._idle.append(connection)
+        elif connection.takes_second:
+            if self._waiting and enough(len(self._connections), self._home.settings.connections):
+                connection.run(self._waiting.popleft())
+            else:
+                self._half[connection] = None
+        if self._waiting:
+            self._grow()
+
+    def _grow(self) -> None:
+        number = worth_opening(
+            len(self._waiting),
+            self._opening,
+            len(self._connections),
+            self._home.settings.connections,
+            proven=self._proven,
+        )
+        for _ in range(number):
+            self._opening += 1
+            task = self._home.spawn_opening(self._home.connector.open(self._endpoint, self))
+            task.add_done_callback(self._opened)
+
+    # What connections tell
+
+    def finished(self, connection: Connection, transaction: Transaction) -> None:
+        """A transaction has all its answers: the connection is free before the job ends, as its end may bring the next."""
+        job = cast("Job", transaction.tag)
+        answers = transaction.answers
+        again = _untouched(connection, transaction) and not self._closing and job.restart()
+        if not again:
+            connection.served += 1
+            if not connection.is_gone:
+                self._proven = True
+            host = connection.host
+            seconds = asyncio.get_running_loop().time() - job.began
+            words = end_words(answers)
+            record = HostAttempt(host.name, host.address, host.port, words, self._home.now(), seconds)
+            job.tried.append(host.key)
+            others = self._addresses > 1 and not self._closing and len(set(job.tried)) < self._addresses
+            job.take_in(answers, record, other_hosts=others)
+        self._free(connection)
+        if not job.open:
+            job.finish()
+        elif again or not job.wants_other_host():
+            self.submit(job)
+        else:
+            self._detour(job)
+
+    def gone(self, connection: Connection) -> None:
+        """The connection takes no more jobs."""
+        self._connections.discard(connection)
+        self._half.pop(connection, None)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._home.idle -= 1
+        if self._waiting:
+            self._grow()
+        if self.empty:
+            self._home.forget(self)
+
+    def closed(self, _connection: Connection) -> None:
+        """The connection's socket is closed."""
+        self._home.quieter()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs work of a connection."""
+        return self._home.spawn(work)
+
+    # Slow path
+
+    def _opened(self, task: asyncio.Task[tuple[Connection, int]]) -> None:
+        """A connection for those who wait; if it was the last hope and failed, they hear why there is none."""
+        self._opening -= 1
+        connection = self._result(task)
+        if isinstance(connection, Connection):
+            self._connections.add(connection)
+            self._free(connection)
+            return
+        if not self._connections and not self._opening:
+            waiting, self._waiting = self._waiting, deque()
+            for job in waiting:
+                job.delivery.hosts.extend(connection.attempts)
+                job.fail(connection.fact)
+        if self.empty:
+            self._home.forget(self)
+
+    def _detour(self, job: Job) -> None:
+        """Tries the hosts that are left for a job that one has turned away (RFC 5321 §5.1)."""
+        task = self._home.spawn_opening(self._home.connector.open(self._endpoint, self, job.tried))
+        task.add_done_callback(lambda task: self._detoured(job, task))
+
+    def _detoured(self, job: Job, task: asyncio.Task[tuple[Connection, int]]) -> None:
+        connection = self._result(task)
+        if isinstance(connection, Connection):
+            connection.spare = True
+            self._connections.add(connection)
+            connection.run(job)
+        else:
+            job.delivery.hosts.extend(connection.attempts)
+            job.fail(UNATTEMPTED)  # for those only who have no fact yet; else the word of the host before stands
+
+    def _result(self, task: asyncio.Task[tuple[Connection, int]]) -> Connection | NoConnection:
+        """What an opening brought; whatever went wrong, those who wait must hear of it."""
+        if task.cancelled():
+            return NoConnection(UNATTEMPTED, [])
+        error = task.exception()
+        if error is None:
+            connection, self._addresses = task.result()
+            # it may have been lost between the task's end and now
+            return NoConnection(UNATTEMPTED, []) if connection.is_gone else connection
+        if isinstance(error, NoConnection):
+            return error
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "opening a connection failed", "exception": error}
+        )
+        return NoConnection(Fact(Stage.CONNECT, None, Trouble.IO_ERROR), [])
+
+
+def _untouched(connection: Connection, transaction: Transaction) -> bool:
+    """Whether the host has done nothing about this message, so that another connection may have it as if it were new.
+
+    That is so behind a message under which the connection was lost, and on a kept connection that the
+    host had closed, or was closing (421), before our MAIL came.
+    """
+    if transaction.answers[0] is None:
+        return False
+    step, reply, end = transaction.answers[0]
+    if end is End.NOT_BEGUN:
+        return True
+    stale = end is End.LOST or (reply is not None and reply.code == 421)
+    return stale and step in (Step.MAIL, Step.RSET) and connection.served > 0 and connection.is_gone
