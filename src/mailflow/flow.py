@@ -85,13 +85,19 @@ class Flow:
         self._queue, self._scheduler, self._journal = parts.queue, parts.scheduler, parts.journal
         self._now, self._clock = parts.now, parts.clock
         self._backlog = Backlog()
-        self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._loaded, parts.now)
+        self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._loaded, parts.now, parts.clock)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
         self._pumping = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         parts.queue.on_commit = self.pump
+
+    @property
+    def active(self) -> int:
+        """Messages that have a recipient in memory."""
+        return len(self._active)
 
     # Starting and ending
 
@@ -198,13 +204,14 @@ class Flow:
         at = self._scheduler.deadline()
         due = self._backlog.deadline()
         if due is not None:
-            due = clock + max(0.0, due - self._now()) + 0.001
+            due = clock + max(0.001, due - self._now())
             at = due if at is None else min(at, due)
-        if self._timer is not None and (at is None or self._timer.when() > at or self._timer.when() <= clock):
+        if at is None or (self._timer is not None and self._timer_at <= at):
+            return  # one that rings too early costs less than setting it anew each time
+        if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if at is not None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(at, self._on_time)
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - clock), self._on_time)
 
     def _on_time(self) -> None:
         self._timer = None

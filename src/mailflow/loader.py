@@ -43,10 +43,12 @@ class Loader:
         scheduler: Scheduler,
         take: Callable[[str, list[Message]], None],
         now: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
-        """`take(destination, messages)` is given what was loaded, the messages with that destination's recipients."""
+        """`take(destination, messages)` is given what was loaded, the messages with that destination's recipients;
+        `now` is in seconds since 1970, `clock` the scheduler's."""
         self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
-        self._take, self._now = take, now
+        self._take, self._now, self._clock = take, now, clock
         self._loads: set[asyncio.Future[Slice]] = set()
         self._gone: set[tuple[int, int]] = set()
 
@@ -64,7 +66,8 @@ class Loader:
                 return
             destination = request.destination
             if not self._scheduler.admits(destination, Lane.DEFERRED):
-                self._backlog.postpone(destination, now, now + BLOCKED_SECONDS)
+                dead = self._scheduler.dead_until(destination)
+                self._backlog.postpone(destination, now, now + max(BLOCKED_SECONDS, dead - self._clock()))
                 continue
             load = self._queue.load(destination, request.after, now, SLICE)
             self._loads.add(load)

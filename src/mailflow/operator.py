@@ -38,6 +38,7 @@ class Operator:
             "listen": [str(a) for a in server.addresses],
             "uptime": round(time.time() - server.started, 3),
             "sessions": server.listener.sessions if server.listener else 0,
+            "active": server.flow.active,
             "waiting": len(scheduler),
             "delivering": scheduler.running,
             "content_memory": server.flow.parts.budget.used,

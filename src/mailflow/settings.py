@@ -105,13 +105,13 @@ class Settings(Root):
     def relative_to(self, base: Path) -> Self:
         """A copy whose relative paths begin at `base`."""
         changed: dict[str, Any] = {
-            "spool": base / self.spool,
-            "local": self.local.model_copy(update={"maildir": str(base / self.local.maildir)}),
+            "spool": _below(base, self.spool),
+            "local": self.local.model_copy(update={"maildir": str(_below(base, self.local.maildir))}),
         }
         if self.log.to not in _STREAMS:
-            changed["log"] = self.log.model_copy(update={"to": str(base / self.log.to)})
+            changed["log"] = self.log.model_copy(update={"to": str(_below(base, self.log.to))})
         if self.control.socket is not None:
-            changed["control"] = self.control.model_copy(update={"socket": base / self.control.socket})
+            changed["control"] = self.control.model_copy(update={"socket": _below(base, self.control.socket)})
         return self.model_copy(update=changed)
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -174,6 +174,11 @@ def _collide(one: Endpoint, other: Endpoint) -> bool:
         return False
     same_family = (":" in one.host) == (":" in other.host)
     return one.host == other.host or (same_family and (one.host in _WILDCARDS or other.host in _WILDCARDS))
+
+
+def _below(base: Path, path: str | Path) -> Path:
+    """The path from `base`, without "..": short paths fit into a socket's address, and read better."""
+    return Path(os.path.normpath(base.resolve() / path))
 
 
 def _cannot_make(directory: Path) -> str:

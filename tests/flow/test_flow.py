@@ -1,0 +1,247 @@
+"""A message's way, with a real queue below and agents that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import pytest
+from tests.fakes.agent import DOWN, LATER, NEVER, RETURNED, TAKEN, FakeAgent
+from tests.flow.bench_of_parts import Bench, bench
+from mailflow.envelope import ContentFile
+from mailflow.queue import Selection
+from mailflow.store.reader import list_messages, read_content
+
+Story = Callable[[Bench], Coroutine[object, object, None]]
+
+
+def play(spool: Path, story: Story, agent: FakeAgent | None = None, **parts: object) -> None:
+    async def run() -> None:
+        async with bench(spool, agent, **parts) as made:
+            await story(made)
+
+    asyncio.run(run())
+
+
+def test_a_message_is_durable_before_its_250_and_gone_when_delivered(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        b.agent.answer = None
+        answer = await b.submit("joe@far.example")
+        assert answer.code == 250
+        (queued,) = list_messages(tmp_path / "spool")
+        assert answer.lines[0] == f"Ok: queued as {queued.queue_id}"
+        await b.until(lambda: b.agent.open)
+        b.agent.finish()
+        await b.empty()
+
+    play(tmp_path / "spool", story)
+
+
+def test_recipients_are_grouped_by_destination_and_bounded(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        await b.submit(*(f"u{n}@one.example" for n in range(5)), "x@two.example", "alice@here.example")
+        await b.empty()
+        assert sorted(len(recipients) for _, recipients in b.agent.seen) == [1, 1, 2, 3]
+
+    play(tmp_path / "spool", story, recipients_per_delivery=3)
+
+
+def test_a_deferred_recipient_comes_back_when_it_is_due(tmp_path: Path) -> None:
+    agent = FakeAgent(lambda a: LATER if a.startswith("slow") else TAKEN)
+
+    async def story(b: Bench) -> None:
+        await b.submit("slow@far.example", "quick@far.example")
+        receipt = b.receipt
+        await b.until(lambda: len(receipt.reports) == 2)
+        assert len(agent.seen) == 1
+        b.step(8.0)
+        await asyncio.sleep(0.01)
+        assert len(agent.seen) == 1, "not before it is due"
+        agent.answer = lambda _address: TAKEN
+        b.step(4.0)
+        await b.empty()
+        assert agent.seen[1][1] == ("slow@far.example",)
+        report = await receipt.wait(5)
+        assert report.ok
+        assert [r.attempts for r in report.recipients] == [2, 1]
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_a_failure_and_its_bounce_are_one_transaction(tmp_path: Path) -> None:
+    agent = FakeAgent(lambda a: NEVER if "far" in a else TAKEN)
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example", content=b"Subject: x\r\nMessage-ID: <1@x>\r\n\r\nbody\r\n")
+        await b.empty()
+        assert [r for _, r in agent.seen] == [("joe@far.example",), ("alice@here.example",)]
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_a_bounce_is_never_bounced(tmp_path: Path) -> None:
+    agent = FakeAgent(lambda _address: NEVER)
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example")
+        await b.empty()
+        assert [r for _, r in agent.seen] == [("joe@far.example",), ("alice@here.example",)]
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_no_bounce_to_a_sender_of_ours_that_does_not_exist(tmp_path: Path) -> None:
+    agent = FakeAgent(lambda _address: NEVER)
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example", sender="nobody@here.example")
+        await b.empty()
+        assert len(agent.seen) == 1
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_what_an_agent_gives_back_is_tried_again_at_once(tmp_path: Path) -> None:
+    facts = iter([RETURNED, TAKEN])
+    agent = FakeAgent(lambda _address: next(facts))
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example")
+        report = await b.receipt.wait(5)
+        assert report.recipients[0].attempts == 1
+
+    play(tmp_path / "spool", story, agent)
+
+
+@pytest.mark.wish(57)
+def test_a_dead_site_leaves_memory_and_loses_nothing(tmp_path: Path) -> None:
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        for _ in range(200):
+            await b.submit("joe@down.example")
+        agent.answer = lambda _address: DOWN
+        agent.finish()
+        await b.until(lambda: not b.flow.active)
+        assert (await b.queue.counts()).recipients == 200
+        assert len(agent.seen) < 20, "what waited was put off without an attempt"
+        agent.answer = lambda _address: TAKEN
+        b.step(100.0)
+        await b.empty()
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_what_memory_has_no_room_for_waits_on_disk_in_order(tmp_path: Path) -> None:
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        for n in range(300):
+            await b.submit(f"u{n}@slow.example")
+        assert len(b.scheduler) < 60
+        while (await b.queue.counts()).recipients:
+            agent.finish()
+            await asyncio.sleep(0.001)
+        order = [int(r[0][1:].partition("@")[0]) for _, r in agent.seen]
+        assert order == list(range(300)), "arrival order inside a destination (wish 18), none twice, none lost"
+
+    small = {"jobs": 100, "destination_jobs": 20, "initial_window": 2, "max_window": 2}
+    play(tmp_path / "spool", story, agent, scheduler=small)
+
+
+def test_after_a_crash_everything_undone_is_done_and_nothing_else(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+
+    async def before(b: Bench) -> None:
+        b.agent.answer = lambda a: TAKEN if a == "done@far.example" else LATER
+        await b.submit("done@far.example", "late@far.example")
+        await b.until(lambda: len(b.receipt.reports) == 2)
+        b.agent.answer = None
+        await b.submit("open@far.example")
+        await b.until(lambda: b.agent.open)
+        await b.crash()
+
+    play(spool, before)
+    again = FakeAgent()
+
+    async def after(b: Bench) -> None:
+        await b.empty()
+        assert sorted(r for _, r in again.seen) == [("late@far.example",), ("open@far.example",)]
+
+    play(spool, after, again, skew=100.0)
+
+
+def test_a_large_message_goes_through_a_file_and_comes_out_whole(tmp_path: Path) -> None:
+    kinds = []
+
+    class Looking(FakeAgent):
+        def start(self, delivery, done):  # type: ignore[no-untyped-def]
+            kinds.append(type(delivery.content))
+            content = read_content(tmp_path / "spool", delivery.message.id)
+            assert content.endswith(b"\r\n\r\n" + b"x" * 300_000 + b"\r\n")
+            assert content.startswith(b"Received: ")
+            super().start(delivery, done)
+
+    async def story(b: Bench) -> None:
+        content = b"From: a@b.example\r\n\r\n" + b"x" * 300_000 + b"\r\n"
+        assert (await b.submit("joe@far.example", content=content)).code == 250
+        await b.empty()
+        assert kinds == [ContentFile]
+        assert b.budget.used == 0
+
+    play(tmp_path / "spool", story, Looking())
+
+
+def test_content_that_memory_does_not_keep_is_read_back(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        for _ in range(20):
+            await b.submit("joe@far.example")
+        await b.empty()
+        assert len(b.agent.seen) == 20
+        assert b.budget.used == 0
+
+    play(tmp_path / "spool", story, content_memory=-1)
+
+
+def test_a_message_in_a_loop_is_refused(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        answer = await b.submit("joe@far.example", content=b"Received: by x\r\n" * 51 + b"\r\n")
+        assert (answer.code, answer.status) == (554, "5.4.6")
+        assert b.budget.used == 0
+
+    play(tmp_path / "spool", story)
+
+
+def test_a_held_message_waits_and_a_deleted_one_is_gone(tmp_path: Path) -> None:
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        for n in range(10):
+            await b.submit(f"u{n}@slow.example")
+        ids = [m.id for m in list_messages(tmp_path / "spool")]
+        await b.queue.hold(Selection(ids=(ids[8],)))
+        await b.queue.delete(Selection(ids=(ids[9],)))
+        b.flow.withdraw([ids[8], ids[9]])
+        while (await b.queue.counts()).recipients > 1:
+            agent.finish()
+            await asyncio.sleep(0.001)
+        assert len(agent.seen) == 8
+        (changed,) = await b.queue.release(Selection(ids=(ids[8],)))
+        b.flow.wake(changed.destinations[0], probe=False)
+        b.flow.pump()
+        await b.until(lambda: agent.open)
+        agent.finish()
+        await b.empty()
+        assert agent.seen[-1][1] == ("u8@slow.example",)
+
+    play(tmp_path / "spool", story, agent, scheduler={"initial_window": 2, "max_window": 2})
+
+
+def test_closing_gives_no_answer_but_421(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        await b.flow.close(0.0)
+        assert (await b.submit("joe@far.example")).code == 421
+        assert b.flow.room(10).code == 421
+
+    play(tmp_path / "spool", story)
