@@ -49,7 +49,7 @@ def message_lines(message: QueuedMessage, *, details: bool = False) -> list[str]
         lines += _recipient_lines(recipient, details=details)
     hidden = message.remaining - len(message.recipients)
     if hidden > 0:
-        lines.append(f"    and {hidden} more recipients")
+        lines.append(f"    and {plural(hidden, 'more recipient')}")
     return lines
 
 
@@ -60,7 +60,7 @@ def _recipient_lines(recipient: QueuedRecipient, *, details: bool) -> list[str]:
     lines = [line]
     if details:
         original = f", given as {printable(recipient.original)}" if recipient.original else ""
-        attempts = f"{recipient.attempts} attempt{'' if recipient.attempts == 1 else 's'}"
+        attempts = plural(recipient.attempts, "attempt")
         lines.append(f"              by {printable(recipient.destination)}, {attempts}{original}")
     if recipient.reason:
         lines.append(f"              {printable(recipient.reason)}")
@@ -71,7 +71,12 @@ def total_line(messages: int, recipients: int, size: int) -> str:
     """The last line of a listing."""
     if not messages:
         return "Mail queue is empty"
-    return f"-- {messages} messages, {recipients} recipients, {format_bytes(size)}"
+    return f"-- {plural(messages, 'message')}, {plural(recipients, 'recipient')}, {format_bytes(size)}"
+
+
+def plural(count: int, noun: str) -> str:
+    """ "1 message", "2 messages"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def printable(text: str) -> str:

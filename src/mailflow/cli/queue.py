@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mailflow.cli.context import State, common, control_client
-from mailflow.cli.listing import message_fields, message_lines, total_line
+from mailflow.cli.listing import message_fields, message_lines, plural, total_line
 from mailflow.ids import format_id, parse_id
 
 if TYPE_CHECKING:
@@ -97,12 +97,13 @@ def show(state: State, ids: tuple[int, ...], as_json: bool, content: bool) -> No
 def flush(state: State, destination: str | None, as_json: bool) -> None:
     """Try deferred mail now: all, or that for a DESTINATION as `queue list` shows it.
 
-    A domain or host without transport means smtp: `example.org` is `smtp:example.org`.
+    A domain means the destination that mail for it goes to, which may be a relay host.
     """
     from mailflow.store.values import Selection
 
+    settings = state.load()
     if destination and not destination.startswith(_TRANSPORTS):
-        destination = f"smtp:{destination}"
+        destination = _destination(settings, destination)
     selection = Selection(destination=destination) if destination else Selection(everything=True)
 
     def ask(client: ControlClient) -> dict[str, Any]:
@@ -112,11 +113,22 @@ def flush(state: State, destination: str | None, as_json: bool) -> None:
         changed = _offline(settings, "flush", selection)
         return {"messages": len(changed), "recipients": sum(c.recipients for c in changed)}
 
-    result = _act(state.load(), ask, do)
+    result = _act(settings, ask, do)
     if as_json:
         print(json.dumps(result))
     else:
-        print(f"{result['recipients']} recipients in {result['messages']} messages are due now")
+        recipients, messages = plural(result["recipients"], "recipient"), plural(result["messages"], "message")
+        print(f"{recipients} in {messages}{f' for {destination}' if destination else ''} now due")
+
+
+def _destination(settings: Settings, name: str) -> str:
+    """The destination of mail for a domain: "smtp:example.org"; a host in brackets is one itself."""
+    from mailflow.envelope import Route
+    from mailflow.rewrite import Resolver
+
+    resolver = Resolver(settings.local, settings.relay, settings.route, hostname=settings.hostname)
+    route = None if name.startswith("[") else resolver.resolve(f"postmaster@{name}")
+    return route.destination if isinstance(route, Route) and route.transport == "smtp" else f"smtp:{name}"
 
 
 def _changing(name: str, about: str) -> click.Command:

@@ -88,7 +88,8 @@ def _send(state: State, settings: Settings, sender: str, recipients: list[str], 
     except QueueError as error:
         print(f"mailflow: {error}", file=sys.stderr)
         return EXIT_TEMPORARY
-    state.say(queue_id)
+    if state.verbosity >= 0:
+        print(queue_id)
     return 0
 
 

@@ -113,14 +113,15 @@ def gather(
 
 
 def _read_file(sources: Sources, file: Path) -> None:
-    name = str(file)
+    name, text = str(file), ""
     try:
         text = _read_text(file)
         tree = tomllib.loads(text)
     except ValueError as error:
         sources.unreadable = True
         match = _PLACE.match(str(error))
-        message, line = (match[1], int(match[2] or 0)) if match else (str(error), 0)
+        last = text.rstrip().count("\n") + 1
+        message, line = (match[1], int(match[2] or last)) if match else (str(error), 0)
         if _TWICE.search(message):
             message = "the same key or table is given twice"
         sources.problems.append(ConfigProblem(message, file=name, line=line))

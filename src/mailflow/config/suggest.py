@@ -28,27 +28,29 @@ def setting_paths(model: type[BaseModel], path: KeyPath = ()) -> Iterator[KeyPat
 
 
 def suggest(model: type[BaseModel], path: KeyPath) -> str:
-    """ ", did you mean …?" for an unknown key, or ""."""
-    for end in range(len(path)):
+    """ ", did you mean …?" for an unknown key, or "": a sibling, the same name elsewhere, or a similar path."""
+    known = _known_part(model, path)
+    kind = plain(annotation_at(model, path[:known]))
+    near = nearest(str(path[known]), list(kind.model_fields)) if is_section(kind) else ""
+    if near:
+        return near
+    elsewhere = [format_key(p) for p in setting_paths(model) if p[-1] == path[-1] and p != path]
+    if elsewhere:
+        return f", did you mean {elsewhere[0]}?"
+    return "" if known == len(path) - 1 else nearest(format_key(path), [format_key(p) for p in setting_paths(model)])
+
+
+def _known_part(model: type[BaseModel], path: KeyPath) -> int:
+    """How many steps of an unknown path exist."""
+    for end in range(1, len(path)):
         try:
-            kind = plain(annotation_at(model, path[:end]))
-            annotation_at(model, path[: end + 1])
+            annotation_at(model, path[:end])
         except KeyError:
-            siblings = list(kind.model_fields) if is_section(kind) else []
-            near = nearest(str(path[end]), siblings)
-            if near:
-                return near
-            break
-    name = path[-1] if path else ""
-    elsewhere = [format_key(p) for p in setting_paths(model) if p[-1] == name and p != path]
-    return f", did you mean {elsewhere[0]}?" if elsewhere else nearest(format_key(path), _keys(model))
+            return end - 1
+    return len(path) - 1
 
 
 def nearest(name: str, known: Collection[str]) -> str:
     """ ", did you mean …?" with the most similar of some names, or ""."""
     close = difflib.get_close_matches(name, known, 1, _SIMILARITY)
     return f", did you mean {close[0]}?" if close else ""
-
-
-def _keys(model: type[BaseModel]) -> list[str]:
-    return [format_key(path) for path in setting_paths(model)]
