@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.fakes.agent import FakeAgent
 from mailflow.bounce import BounceSettings
 from mailflow.bouncing import Bouncing
 from mailflow.cleanup import Cleaner
@@ -23,6 +22,7 @@ from mailflow.rewrite import LocalSettings, RelaySettings, Resolver
 from mailflow.scheduler import Scheduler, SchedulerSettings
 from mailflow.settle import RetryPolicy
 from mailflow.smtp.reply import Reply
+from tests.fakes.agent import FakeAgent
 
 MESSAGE = b"Subject: test\r\n\r\nText\r\n"
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
-from tests.fakes.agent import DOWN, LATER, NEVER, RETURNED, TAKEN, FakeAgent
-from tests.flow.bench_of_parts import Bench, bench
+
 from mailflow.envelope import ContentFile
 from mailflow.queue import Selection
 from mailflow.store.reader import list_messages, read_content
+from tests.fakes.agent import DOWN, LATER, NEVER, RETURNED, TAKEN, FakeAgent
+from tests.flow.bench_of_parts import Bench, bench
 
 Story = Callable[[Bench], Coroutine[object, object, None]]
 

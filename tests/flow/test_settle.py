@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mailflow.delivery.request import Delivery, Fact, Stage, Trouble
 from mailflow.envelope import Message, Peer, Recipient
 from mailflow.report import Action, HostAttempt

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+
 from mailflow.envelope import Route
 from mailflow.rewrite import LocalSettings, Refusal, RelaySettings, Resolver, RouteSettings
-from pydantic import ValidationError
 
 
 def resolver(*routes: dict[str, str], relay: str | None = None, **local: object) -> Resolver:

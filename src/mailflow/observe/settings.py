@@ -29,9 +29,6 @@ class LogSettings(Section):
     """A line for every host that was contacted, also for those that took the message at once. Without it only hosts
     that did not take it have a line."""
 
-    attempts: bool = setting(default=False)
-    """Log every host contacted, also the one that took the message at once; otherwise only those that did not."""
-
     buffer: int = setting(50_000, ge=100, le=10_000_000)
     """Lines that may wait in memory for the writer thread. What does not fit is dropped and counted: the log
     never holds mail up."""
