@@ -54,10 +54,10 @@ def enough(connections: int, limit: int) -> bool:
     return connections >= max(1, limit // 4)
 
 
-def worth_opening(waiting: int, opening: int, connections: int, limit: int, *, proven: bool) -> int:
-    """How many connections to open now, for so many jobs that wait."""
+def worth_opening(waiting: int, opening: int, connections: int, limit: int, *, proven: bool, depth: int) -> int:
+    """How many connections to open now, for so many jobs that wait, of which a connection will take `depth`."""
     allowed = limit if proven else max(1, limit // 4)
-    return max(0, min(waiting - opening, allowed - connections - opening))
+    return max(0, min(-(-waiting // depth) - opening, allowed - connections - opening))
 
 
 class Site:
@@ -67,6 +67,7 @@ class Site:
         "_addresses",
         "_closing",
         "_connections",
+        "_depth",
         "_endpoint",
         "_half",
         "_home",
@@ -87,6 +88,7 @@ class Site:
         self._opening = 0
         self._waiting: deque[Job] = deque()
         self._proven = False
+        self._depth = 1
         self._addresses = 1
         self._closing = False
 
@@ -106,6 +108,8 @@ class Site:
         connection = self._place()
         if connection is not None:
             connection.run(job)
+            if connection.takes_second:
+                self._half[connection] = None
         elif self._closing or len(self._waiting) >= MAX_WAITING:
             # not at once: the caller may be in the middle of handing out jobs, and would get them back endlessly
             asyncio.get_running_loop().call_soon(job.fail, UNATTEMPTED)
@@ -137,9 +141,9 @@ class Site:
         """The connection may have room: for those who wait, else it is noted down."""
         if connection.is_gone:
             return
+        settings = self._home.settings
         if connection.load == 0:
             self._half.pop(connection, None)
-            settings = self._home.settings
             if self._closing or connection.spare or connection.served >= settings.messages_per_connection:
                 connection.quit()
             elif self._waiting:
@@ -149,8 +153,8 @@ class Site:
             else:
                 self._home.idle += 1
                 self._idle.append(connection)
-        elif connection.takes_second:
-            if self._waiting and enough(len(self._connections), self._home.settings.connections):
+        if connection.takes_second:
+            if self._waiting and enough(len(self._connections), settings.connections):
                 connection.run(self._waiting.popleft())
             else:
                 self._half[connection] = None
@@ -164,6 +168,7 @@ class Site:
             len(self._connections),
             self._home.settings.connections,
             proven=self._proven,
+            depth=self._depth,
         )
         for _ in range(number):
             self._opening += 1
@@ -181,6 +186,7 @@ class Site:
             connection.served += 1
             if not connection.is_gone:
                 self._proven = True
+                self._depth = 2 if connection.client.extensions.pipelining else 1
             host = connection.host
             seconds = asyncio.get_running_loop().time() - job.began
             words = end_words(answers)
