@@ -1,0 +1,100 @@
+"""The dialogue scripts, against the core with its session in memory, and against the real listener over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from mailflow.ingress.policy import RelayControl
+from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.settings import LimitsSettings
+from mailflow.smtp.handler import Profile
+from mailflow.smtp.reply import Reply
+from mailflow.smtp.server import ServerCore
+from tests.ingress.fakes import RELAY, Client, FakeIntake, FakeLog, listening, resolver
+from tests.ingress.scripts import FOLDER, Script, matches, read
+
+SCRIPTS = sorted(FOLDER.glob("*.txt"))
+
+
+def names(path: Path) -> str:
+    return path.stem
+
+
+def test_there_are_scripts() -> None:
+    assert len(SCRIPTS) >= 10
+
+
+class NoWire:
+    """The connection of a session whose intake always answers at once."""
+
+    def answer(self, answer: Reply) -> None:
+        raise AssertionError("nothing was pending")
+
+    def hold(self) -> None: ...
+
+    def go_on(self) -> None: ...
+
+
+def core_for(script: Script) -> ServerCore:
+    limits = LimitsSettings(**script.limits)
+    relay = RelayControl(RELAY.networks if script.trusted else [])
+    desk = Desk(resolver(), FakeIntake(), relay, FakeLog(), limits.recipients)
+    profile = Profile(
+        "mx.test",
+        message_size=limits.message_size,
+        command_line=limits.command_line,
+        data_line=limits.data_line,
+        errors=limits.errors,
+        junk_commands=limits.junk_commands,
+        normalise=limits.bare_newlines == "normalise",
+    )
+    return ServerCore(profile, Session(desk, NoWire(), "127.0.0.1", 4321))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=names)
+@pytest.mark.parametrize("size", [10**9, 1, 7])
+def test_core(path: Path, size: int) -> None:
+    script = read(path)
+    core = core_for(script)
+    lines: Iterator[str] = iter(core.take().decode().splitlines())
+    for step in script.steps:
+        if isinstance(step, bytes):
+            assert next(lines, None) is None, f"more was answered before {step!r}"
+            for start in range(0, len(step), size):
+                core.feed(step[start : start + size])
+            lines = iter(core.take().decode().splitlines())
+        elif step is None:
+            assert core.closing
+        else:
+            line = next(lines, "(nothing)")
+            assert matches(line, step), f"{line!r} is not {step!r}"
+    assert next(lines, None) is None
+
+
+async def converse(path: Path) -> None:
+    script = read(path)
+    async with (
+        asyncio.timeout(20),
+        listening(FakeIntake(), trusted=script.trusted, **script.limits) as listener,
+        await Client.connect(listener) as client,
+    ):
+        for step in script.steps:
+            if isinstance(step, bytes):
+                client.send(step)
+            else:
+                line = (await client.reader.readline()).decode().rstrip("\r\n")
+                assert line == "" if step is None else matches(line, step), f"{line!r} is not {step!r}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=names)
+def test_listener(path: Path) -> None:
+    uvloop.run(converse(path))
+
+
+def test_listener_without_uvloop() -> None:
+    asyncio.run(converse(FOLDER / "ordinary.txt"))
