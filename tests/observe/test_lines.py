@@ -113,8 +113,16 @@ class TestEveryValue:
         assert [record[f"k{i}"] for i in range(len(row))] == row
 
 
+def test_json_of_many_events_is_one_object_a_line() -> None:
+    evil = 'x"},{"time":"forged'
+    data = JsonFormatter().format([one(helo=evil, n=1), one(n=2), one(helo="a\nb", n=3)])
+    records = [json.loads(line) for line in data.splitlines()]
+    assert [record["n"] for record in records] == [1, 2, 3]
+    assert [record.get("helo") for record in records] == [evil, None, "a\nb"]
+
+
 def test_json_cuts_long_values_and_shows_strange_ones() -> None:
-    record = json.loads(JsonFormatter().format([one(a="x" * 5000, b=Level.ERROR, c={1, 2}, d=None)]))
+    record = json.loads(JsonFormatter().format([one(a="x" * 5000, b=True, c={1, 2}, d=None)]))
     assert len(record["a"]) == VALUE_LIMIT + 1
     assert record["d"] is None
     assert record["c"] == "{1, 2}"

@@ -189,18 +189,22 @@ class JsonFormatter:
 
     def __init__(self) -> None:
         self._stamp = Clock().stamp
-        self._encode = json.JSONEncoder(separators=(",", ":"), default=str, check_circular=False).encode
+        self._encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
     def format(self, events: list[Event]) -> bytes:
         """The lines of some events, each ended by LF."""
-        lines = [self._line(event) for event in events]
-        lines.append("")
-        return "\n".join(lines).encode()
+        # One call of the encoder for all: making it ready costs as much as a line. A quote inside of a string is always
+        # escaped, so an unescaped quote behind a brace begins a key, and only a record's first key is "time".
+        records = self._encode([self._record(event) for event in events])
+        return records[1:-1].replace('},{"time":', '}\n{"time":').encode() + b"\n"
 
-    def _line(self, event: Event) -> str:
+    def _record(self, event: Event) -> dict[str, object]:
         at, level, name, fields = event
         record: dict[str, object] = {"time": self._stamp(at), "level": _WORDS.get(level, "info"), "event": name}
         for key, value in fields.items():
-            long = isinstance(value, str) and len(value) > VALUE_LIMIT
-            record[key_of(key)] = f"{value[:VALUE_LIMIT]}…" if long and isinstance(value, str) else value
-        return self._encode(record)
+            if type(value) is str and len(value) > VALUE_LIMIT:
+                value = f"{value[:VALUE_LIMIT]}…"
+            elif type(value) is not str and type(value) is not int and value is not None and type(value) is not float:
+                value = str(value)
+            record[key_of(key)] = value
+        return record
