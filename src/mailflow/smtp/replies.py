@@ -43,6 +43,20 @@ SHUTTING_DOWN = reply(421, "4.3.2", "Shutting down")
 INTERNAL_ERROR = reply(421, "4.3.0", "Internal error")
 WRONG_PROTOCOL = reply(421, "4.7.0", "This is an SMTP server")
 
+NOT_OFFERED = {
+    # Known to the standards (RFC 5321 §4.2.4); an extension that comes has a method in the core instead.
+    "STARTTLS": NOT_IMPLEMENTED,
+    "AUTH": NOT_IMPLEMENTED,
+    "BDAT": NOT_IMPLEMENTED,
+    "ETRN": NOT_IMPLEMENTED,
+    "EXPN": NOT_IMPLEMENTED,
+    # A browser was made to speak to us; its next lines would be taken for commands.
+    "GET": WRONG_PROTOCOL,
+    "POST": WRONG_PROTOCOL,
+    "PUT": WRONG_PROTOCOL,
+    "CONNECT": WRONG_PROTOCOL,
+}
+
 _ENCODED = {value: value.encode() for value in list(globals().values()) if isinstance(value, Reply)}
 
 

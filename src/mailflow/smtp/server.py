@@ -199,9 +199,10 @@ class ServerCore:
             self._say(replies.BAD_CHARACTERS)
             return
         verb, _, rest = text.partition(" ")
-        method = self._VERBS.get(verb.upper())
+        verb = verb.upper()
+        method = self._VERBS.get(verb)
         if method is None:
-            self._say(replies.UNKNOWN_COMMAND)
+            self._say(replies.NOT_OFFERED.get(verb, replies.UNKNOWN_COMMAND))
         else:
             method(self, rest)
 
@@ -405,13 +406,6 @@ class ServerCore:
         self._say(replies.BYE)
         self.abandon()
 
-    def _not_implemented(self, _rest: str) -> None:
-        self._say(replies.NOT_IMPLEMENTED)
-
-    def _wrong_protocol(self, _rest: str) -> None:
-        # A browser was made to speak to us; its next lines would be taken for commands.
-        self._say(replies.WRONG_PROTOCOL)
-
     # Helpers of the verbs
 
     def _malformed(self, error: AddressError | ParamError, status: str, what: str) -> None:
@@ -451,14 +445,4 @@ class ServerCore:
         "VRFY": _vrfy,
         "HELP": _help,
         "QUIT": _quit,
-        # Known to the standards, not offered (RFC 5321 §4.2.4); a later extension replaces its line here.
-        "STARTTLS": _not_implemented,
-        "AUTH": _not_implemented,
-        "BDAT": _not_implemented,
-        "ETRN": _not_implemented,
-        "EXPN": _not_implemented,
-        "GET": _wrong_protocol,
-        "POST": _wrong_protocol,
-        "PUT": _wrong_protocol,
-        "CONNECT": _wrong_protocol,
     }
