@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Self
 
 import dnslib
 from dnslib import QTYPE, RCODE, RR
@@ -21,7 +22,7 @@ class DnsServer(asyncio.DatagramProtocol):
         self.ttl = ttl
         self.asked: Counter = Counter()
 
-    async def __aenter__(self) -> DnsServer:
+    async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self.transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
         self.port = self.transport.get_extra_info("sockname")[1]

@@ -1,9 +1,6 @@
 """The resolver against a real DNS server on 127.0.0.1: MX, fallback, failures, TTL, sharing, closing."""
 
 import asyncio
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 import uvloop
@@ -11,12 +8,7 @@ from dnslib import AAAA, CNAME, MX, RCODE, A
 
 from mailflow.net.dns import DnsTemporary, MailHost, NoSuchDomain, NullMx, Resolver, to_ascii
 from mailflow.net.settings import DnsSettings
-
-_spec = importlib.util.spec_from_file_location("dns_server", Path(__file__).with_name("dns_server.py"))
-dns_server = importlib.util.module_from_spec(_spec)
-sys.modules["dns_server"] = dns_server
-_spec.loader.exec_module(dns_server)
-DnsServer, SILENT = dns_server.DnsServer, dns_server.SILENT
+from tests.net.dns_server import SILENT, DnsServer
 
 ZONE = {
     ("two.example", "MX"): [MX("b.two.example", 20), MX("A.two.example", 10)],
