@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from mailflow.ingress.listener import make_profile
 from mailflow.ingress.policy import RelayControl
 from mailflow.ingress.session import Desk, Session
 from mailflow.ingress.settings import LimitsSettings
-from mailflow.smtp.handler import Profile
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
 from tests.ingress.fakes import RELAY, Client, FakeIntake, FakeLog, listening, resolver
@@ -44,15 +44,7 @@ def core_for(script: Script) -> ServerCore:
     limits = LimitsSettings(**script.limits)
     relay = RelayControl(RELAY.networks if script.trusted else [])
     desk = Desk(resolver(), FakeIntake(), relay, FakeLog(), limits.recipients)
-    profile = Profile(
-        "mx.test",
-        message_size=limits.message_size,
-        command_line=limits.command_line,
-        data_line=limits.data_line,
-        errors=limits.errors,
-        junk_commands=limits.junk_commands,
-        normalise=limits.bare_newlines == "normalise",
-    )
+    profile = make_profile("mx.test", limits, trusted=script.trusted)
     return ServerCore(profile, Session(desk, NoWire(), "127.0.0.1", 4321))
 
 

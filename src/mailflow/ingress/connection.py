@@ -37,6 +37,8 @@ class Hall:
     """What all connections of a listener share."""
 
     profile: Profile
+    trusted_profile: Profile
+    """For clients that may send anywhere."""
     desk: Desk
     counts: SessionCounts
     leaving: bool = False
@@ -85,7 +87,7 @@ class Connection(asyncio.Protocol):
             return
         hall.connections.add(self)
         self._session = Session(hall.desk, self, address, port)
-        self._core = ServerCore(hall.profile, self._session)
+        self._core = ServerCore(hall.trusted_profile if self._session.trusted else hall.profile, self._session)
         hall.desk.log.event("connect", level=10, client=str(self._session.peer))
         self._flush(self._core)
 

@@ -40,16 +40,8 @@ class Listener:
         """`networks` are the clients that may send anywhere (`relay.networks`)."""
         self._listeners = listeners
         desk = Desk(recipients, intake, RelayControl(networks), log, limits.recipients)
-        profile = Profile(
-            hostname,
-            message_size=limits.message_size,
-            command_line=limits.command_line,
-            data_line=limits.data_line,
-            errors=limits.errors,
-            junk_commands=limits.junk_commands,
-            normalise=limits.bare_newlines == "normalise",
-        )
-        self._hall = Hall(profile, desk, SessionCounts(limits.sessions, limits.sessions_per_client))
+        stranger, trusted = (make_profile(hostname, limits, trusted=trusted) for trusted in (False, True))
+        self._hall = Hall(stranger, trusted, desk, SessionCounts(limits.sessions, limits.sessions_per_client))
         self._timer = SessionTimer(self._hall.connections, limits.idle_timeout, limits.session_timeout)
         self._servers: list[asyncio.Server] = []
         self.addresses: list[Endpoint] = []
@@ -120,6 +112,19 @@ class Listener:
         except OSError as error:
             problem = ConfigProblem(f"cannot listen on {settings.bind}: {error.strerror or error}", key=key)
             raise ConfigError([problem]) from error
+
+
+def make_profile(hostname: str, limits: LimitsSettings, *, trusted: bool) -> Profile:
+    """What the protocol core has to know of the settings, for clients that may send anywhere or for strangers."""
+    return Profile(
+        hostname,
+        message_size=limits.message_size,
+        command_line=limits.command_line,
+        data_line=limits.data_line,
+        errors=limits.errors,
+        junk_commands=limits.junk_commands,
+        normalise=limits.bare_newlines == "normalise" or (trusted and limits.bare_newlines == "normalise_trusted"),
+    )
 
 
 def _bound_socket(family: int, address: tuple[object, ...]) -> socket.socket:

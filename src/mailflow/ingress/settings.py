@@ -53,5 +53,8 @@ class LimitsSettings(Section):
     junk_commands: int = setting(100, postfix="smtpd_junk_command_limit", ge=1)
     """NOOP, RSET, VRFY, HELP, EHLO and HELO without a message accepted in between; further ones count as errors."""
 
-    bare_newlines: Literal["refuse", "normalise"] = setting("refuse", postfix="smtpd_forbid_bare_newline")
-    """What to do with a CR or LF that stands alone in a message: refuse the message, or make it a CR LF. Neither lets it end a message."""
+    bare_newlines: Literal["refuse", "normalise_trusted", "normalise"] = setting(
+        "refuse", postfix="smtpd_forbid_bare_newline"
+    )
+    """What to do with a CR or LF that stands alone in a message: "refuse" the message with 554 5.6.0, or make it a CR LF,
+    for clients in relay.networks ("normalise_trusted") or for all ("normalise"). None of them lets it end a message."""
