@@ -18,6 +18,7 @@ from mailflow.errors import SendError
 from mailflow.report import Action
 from tests.support.client import mail
 from tests.support.sink import Sink
+from tests.support.tools import free_port
 
 RUNNERS: list[Callable[[Coroutine[Any, Any, Any]], Any]] = [asyncio.run, uvloop.run]
 runners = pytest.mark.parametrize("run", RUNNERS, ids=["asyncio", "uvloop"])
@@ -112,7 +113,9 @@ def test_several_servers_live_in_one_loop(tmp_path: Path, run: Any) -> None:
     async def main() -> None:
         inner = settings(tmp_path / "inner", listener=[{"bind": "127.0.0.1:0"}])
         async with Mailflow(inner) as receiving:
-            outer = settings(tmp_path / "outer", relay={"host": receiving.addresses[0]}, local={})
+            host, _, port = receiving.addresses[0].rpartition(":")
+            relay = {"host": f"[{host}]:{port}"}
+            outer = settings(tmp_path / "outer", relay=relay, local={}, hostname="outer.example.test")
             async with Mailflow(outer) as sending:
                 receipts = [
                     await sending.send(mail(f"number {i}"), sender="", recipients=["alice@example.test"])
@@ -166,11 +169,10 @@ class Taking:
 
 def test_aiosmtpd_takes_our_mail(tmp_path: Path) -> None:
     handler = Taking()
-    controller = Controller(handler, hostname="127.0.0.1", port=0, server_hostname="peer.example.test")
+    port = free_port()
+    controller = Controller(handler, hostname="127.0.0.1", port=port, server_hostname="peer.example.test")
     controller.start()
     try:
-        assert controller.server is not None
-        port = controller.server.sockets[0].getsockname()[1]
 
         async def main() -> None:
             relay = {"host": f"[127.0.0.1]:{port}"}

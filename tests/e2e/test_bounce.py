@@ -63,7 +63,7 @@ def test_a_5xx_comes_back_as_a_report(relay: Server, sink: Sink, stage: str) -> 
     assert recipient["Status"] == "5.7.1"
     assert "550 5.7.1 Not from you" in recipient["Diagnostic-Code"]
     assert "the original subject" in str(original)
-    [bounced] = relay.log("bounced")
+    [bounced] = relay.wait_log("bounced")
     assert (bounced["to"], bounced["dsn"]) == ("user@remote.test", "5.7.1")
     assert "550 5.7.1 Not from you" in bounced["reason"]
 

@@ -22,8 +22,7 @@ Serve = Callable[..., Server]
 
 
 def test_hundreds_of_messages_from_smtp_source_arrive_each_once(relay: Server, sink: Sink) -> None:
-    source = smtp_source(relay.port, "-l", "3000", messages=400, sessions=20)
-    assert source.wait(60) == 0, source.communicate()[1]
+    smtp_source(relay.port, "-l", "3000", messages=400, sessions=20)
     arrived = [m.recipients[0] for m in sink.wait(400)]
     assert len(arrived) == len(set(arrived)) == 400
     wait_for(lambda: relay.queue() == [], "an empty queue")
@@ -35,8 +34,7 @@ def test_smtp_sink_takes_our_mail(serve: Serve, tmp_path: Path) -> None:
     sink = subprocess.Popen([tool("smtp-sink"), *user, f"127.0.0.1:{port}", "100"], cwd=tmp_path)
     try:
         server = serve(relay={"host": f"[127.0.0.1]:{port}"}, queue=QUICK, scheduler=PROBES)
-        source = smtp_source(server.port, messages=50)
-        assert source.wait(60) == 0, source.communicate()[1]
+        smtp_source(server.port, messages=50)
         server.wait_log("delivered", 50)
     finally:
         sink.terminate()
@@ -44,7 +42,7 @@ def test_smtp_sink_takes_our_mail(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_the_message_arrives_unchanged_behind_what_we_add(relay: Server, sink: Sink) -> None:
-    sent = mail().as_bytes().replace(b"\n", b"\r\n") + "\r\n.\r\n..two\r\n\r\nümläut \x00 end\r\n".encode()
+    sent = mail().as_bytes() + "\r\n.\r\n..two\r\n\r\nümläut \x00 end\r\n".encode()
     sent = sent.replace(b"\x00", b"\xff")
     with Client(relay.port) as client:
         client.say("EHLO client.test")

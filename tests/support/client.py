@@ -6,6 +6,7 @@ import contextlib
 import smtplib
 import socket
 from email.message import EmailMessage
+from email.policy import SMTP
 from typing import Self
 
 from tests.support.waiting import PATIENCE
@@ -63,7 +64,7 @@ class Client:
 
 def mail(subject: str = "greetings", text: str = "Hello.\n", **headers: str) -> EmailMessage:
     """A message as a mail program would make it."""
-    message = EmailMessage()
+    message = EmailMessage(policy=SMTP)  # CRLF line ends
     message["From"] = headers.pop("sender", "sender@client.test")
     message["To"] = headers.pop("to", "alice@example.test")
     message["Subject"] = subject

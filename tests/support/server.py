@@ -67,8 +67,7 @@ class Server:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        if self.process is not None:
-            self.kill()
+        self.kill()
 
     def launch(self) -> Server:
         """Starts the process and returns at once."""
@@ -151,21 +150,21 @@ class Server:
         except AssertionError as error:
             raise AssertionError(f"{error}\nthe log:\n{self.output[-4000:]}") from None
 
-    def stop(self, timeout: float = PATIENCE) -> int:
+    def stop(self) -> int:
         """SIGTERM; the exit code."""
-        return self._end(signal.SIGTERM, timeout)
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait_exit()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash."""
-        self._end(signal.SIGKILL, PATIENCE)
+        """SIGKILL, as a crash; nothing when it has ended already."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.wait_exit()
 
-    def _end(self, number: int, timeout: float) -> int:
+    def wait_exit(self, timeout: float = PATIENCE) -> int:
+        """Waits for the end of the process and of its output; the exit code."""
         assert self.process is not None
-        if self.process.poll() is None:
-            if number == signal.SIGKILL:
-                os.killpg(self.process.pid, number)
-            else:
-                os.kill(self.pid, number)
         code = self.process.wait(timeout)
         assert self._reader is not None
         self._reader.join(PATIENCE)

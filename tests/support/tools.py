@@ -21,13 +21,19 @@ def tool(name: str) -> str:
     return path
 
 
-def smtp_source(
+def source_command(
     port: int, *options: str, messages: int, sessions: int = 5, to: str = "user@remote.test"
-) -> subprocess.Popen[str]:
-    """smtp-source, started; every recipient is another one (a number before `to`)."""
+) -> list[str]:
+    """The words of an smtp-source run; every recipient is another one (a number before `to`)."""
     command = [tool("smtp-source"), "-4", "-N", "-s", str(sessions), "-m", str(messages), "-f", "sender@client.test"]
-    command += ["-t", to, *options, f"127.0.0.1:{port}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [*command, "-t", to, *options, f"127.0.0.1:{port}"]
+
+
+def smtp_source(port: int, *options: str, messages: int, sessions: int = 5) -> None:
+    """Sends with smtp-source; returns when every message was acknowledged, fails when one was not."""
+    command = source_command(port, *options, messages=messages, sessions=sessions)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def swaks(port: int, *options: str, expect: int = 0) -> str:
