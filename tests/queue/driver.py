@@ -55,7 +55,7 @@ class Senders:
             self.answered()
             return
         say("queued", message.queue_id, seed)
-        if self.options.keep or self.random.random() < 0.5:
+        if self.options.keep or (self.random.random() < 0.5 and not self.options.settle_all):
             self.answered()
             return
         settlement = Settlement(message, message.recipients)
@@ -96,6 +96,7 @@ async def main() -> None:
     parser.add_argument("--clock", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="never settle")
+    parser.add_argument("--settle-all", action="store_true")
     parser.add_argument("--mark", action="store_true", help="name the steady state with system calls that strace shows")
     options = parser.parse_args()
     clock = (lambda: options.clock) if options.clock else time.time
