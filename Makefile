@@ -28,7 +28,7 @@ help:
 	@echo 'make clean        remove what the tools left; make distclean: .venv and ./var (spool and mail!) too'
 
 run: $(VENV)/.installed
-	@exec $(BIN)/mailflow serve --config $(CONFIG)
+	@exec $(BIN)/mailflow serve --hello --config $(CONFIG)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS) -m 'not slow'

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from mailflow.cleanup import format_date, header_end
 from mailflow.envelope import Message, Options
 from mailflow.report import Action, DeliveryReport
-from mailflow.setting import Duration, Section, Size, setting
+from mailflow.setting import Section, Size, setting
 
 
 class BounceSettings(Section):
@@ -30,8 +30,6 @@ class BounceSettings(Section):
     """What of the message a report brings back when the sender does not say (RET=): its header, or all of it."""
     include_size: Size = setting("50KiB", postfix="bounce_size_limit")
     """A message larger than this comes back as its header only; a header is cut to this size."""
-    warn_after: Duration = setting("0s", postfix="delay_warning_time")
-    """The sender is told once when a message has waited for this long; 0 = never, unless asked for (NOTIFY=DELAY)."""
     from_address: str = setting("")
     """The address in the From: field; default: MAILER-DAEMON at the server's host name."""
     double_bounce_user: str = setting("double-bounce", postfix="double_bounce_sender")

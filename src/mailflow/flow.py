@@ -164,14 +164,14 @@ class Flow:
                 self._backlog.note(destination, recipients[0].due, fresh=True)
                 self._drop(message, recipients)
 
-    def _add(self, message: Message, recipients: list[Recipient], lane: Lane) -> None:
+    def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
         self._active[message.id] = message
         step, clock = self.parts.recipients_per_delivery, self._clock()
         transport, _, next_hop = recipients[0].destination.partition(":")
         for start in range(0, len(recipients), step):
             some = recipients[start : start + step]
             delivery = Delivery(message, some, transport, next_hop, b"", clock)
-            self._scheduler.add(Job(some[0].destination, lane, message.id, len(some), delivery), clock)
+            self._scheduler.add(Job(some[0].destination, lane, message.id, len(some), delivery), clock, first=first)
 
     def _loaded(self, _destination: str, messages: list[Message]) -> None:
         """A slice came from disk: what is not in memory already becomes jobs."""
@@ -249,7 +249,7 @@ class Flow:
         conclusion = conclude(delivery, self.parts.policy, self._now(), clock)
         self._scheduler.report(job, _FEEDBACK[health(delivery)], clock)
         if conclusion.returned:
-            self._add(delivery.message, conclusion.returned, job.lane)
+            self._add(delivery.message, conclusion.returned, job.lane, first=True)
         if conclusion.reports:
             self._settle(delivery, conclusion)
         if self._scheduler.is_dead(job.destination):

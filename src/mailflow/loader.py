@@ -22,7 +22,7 @@ from mailflow.scheduler import Lane, Scheduler
 LOADS = 4
 """Slices on their way from disk at a time."""
 SLICE = 200
-"""Recipients in a slice."""
+"""Recipients in a slice, at most."""
 RETRY_SECONDS = 5.0
 """Wait before a load that failed is tried again."""
 BLOCKED_SECONDS = 1.0
@@ -65,11 +65,12 @@ class Loader:
             if request is None:
                 return
             destination = request.destination
-            if not self._scheduler.admits(destination, Lane.DEFERRED):
+            room = self._scheduler.room(destination, Lane.DEFERRED)
+            if not room:
                 dead = self._scheduler.dead_until(destination)
                 self._backlog.postpone(destination, now, now + max(BLOCKED_SECONDS, dead - self._clock()))
                 continue
-            load = self._queue.load(destination, request.after, now, SLICE)
+            load = self._queue.load(destination, request.after, now, min(SLICE, room))
             self._loads.add(load)
             load.add_done_callback(partial(self._loaded, destination))
 

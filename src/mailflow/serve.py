@@ -1,15 +1,18 @@
 """`mailflow serve`: one server in a process of its own, on uvloop, in the foreground.
 
-SIGTERM and SIGINT stop it cleanly; a second one while it stops ends the process at once. `ready` is logged, and told
-to systemd, when every listener accepts.
+SIGTERM and SIGINT stop it cleanly; a second one while it stops ends the process at once. SIGHUP opens the log file
+again. `ready` is logged, and told to systemd, when every listener accepts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import resource
 import signal
 import sys
+from collections.abc import Callable
 
 import uvloop
 
@@ -24,18 +27,26 @@ FIRST_GENERATION = 20_000
 """Allocations between two runs of the garbage collector: what is made for a message is freed by counting references."""
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, ready: Callable[[Server], None] | None = None) -> int:
     """Runs a server until it is told to stop; returns the exit code: 0, or 1 when its queue has failed.
 
-    Raises what `Server.start` raises.
+    `ready` is called once when every listener accepts. Raises what `Server.start` raises.
     """
+    _raise_file_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(FIRST_GENERATION, 50, 100)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings))
+        return runner.run(_serve(settings, ready))
 
 
-async def _serve(settings: Settings) -> int:
+def _raise_file_limit() -> None:
+    """Sessions and deliveries need a descriptor each; the usual soft limit of 1,024 is there for select(2) only."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(settings: Settings, ready: Callable[[Server], None] | None) -> int:
     server = Server(settings)
     await server.start()
     stop = asyncio.Event()
@@ -48,9 +59,12 @@ async def _serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, server.log.reopen)
     gc.freeze()
     server.log.event("ready", listen=" ".join(map(str, server.addresses)), hostname=settings.hostname)
     notify("READY=1")
+    if ready:
+        ready(server)
     stopping = asyncio.ensure_future(stop.wait())
     broken = asyncio.ensure_future(server.broken.wait())
     await asyncio.wait({stopping, broken}, return_when=asyncio.FIRST_COMPLETED)

@@ -21,8 +21,6 @@ class QueueSettings(Section):
     """How long a message is tried before it is returned to its sender as undeliverable. 0: one attempt only."""
     bounce_lifetime: Duration = setting("5d", postfix="bounce_queue_lifetime")
     """The same for a message with the null sender (a bounce), which is then dropped, for it has nobody to return to."""
-    warn_after: Duration = setting("0s", postfix="delay_warning_time")
-    """The sender is told once that a message is late when it has been in the queue this long. 0: never."""
     reserve: Size = setting("64MiB", postfix="queue_minfree")
     """Free space on the spool's disk that new mail may not use up; it is left for bounces and deferrals. A message
     that would go below it is refused with 452."""
