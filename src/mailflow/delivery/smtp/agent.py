@@ -117,9 +117,13 @@ class SmtpAgent:
             self._quiet.set_result(None)
 
     def forget(self, site: Site) -> None:
-        """Nothing is left of the site."""
-        if self._sites.get(site.next_hop) is site:
+        """Nothing seems to be left of the site: not at once, as a job that lost its connection may be on its way back."""
+        asyncio.get_running_loop().call_soon(self._forget, site)
+
+    def _forget(self, site: Site) -> None:
+        if site.empty and self._sites.get(site.next_hop) is site:
             del self._sites[site.next_hop]
+            self.quieter()
 
     def _new_site(self, next_hop: str) -> Site | None:
         try:
@@ -134,10 +138,10 @@ class SmtpAgent:
         self.quieter()
 
     def _is_quiet(self) -> bool:
-        return not self._tasks and not len(self._sweep)
+        return not self._tasks and not self._sites and not len(self._sweep)
 
     async def _until_quiet(self) -> None:
-        """Waits until no task runs and every socket is closed."""
+        """Waits until no task runs, no site has work, and every socket is closed."""
         while not self._is_quiet():
             self._quiet = asyncio.get_running_loop().create_future()
             await self._quiet

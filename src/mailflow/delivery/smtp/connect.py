@@ -21,7 +21,6 @@ from mailflow.errors import MailflowError
 from mailflow.net.sockets import ConnectError, ConnectKind, connect
 from mailflow.report import Action, HostAttempt
 from mailflow.setting import Endpoint
-from mailflow.smtp.client import State
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.transaction import End, Step
 
@@ -99,15 +98,20 @@ class Connector:
             connection.hang_up()
             raise
         client = connection.client
-        if client.state is not State.READY:
-            reply = client.last if client.end is End.REPLY else None
-            words = reply.text if reply is not None else (client.end or End.LOST).value
-            step = client.ended_at if client.ended_at is not None else Step.EHLO
-            return fact_of((step, reply, client.end), self._record(host, words, began))
+        if connection.is_gone:
+            return self.why_gone(connection, began)
         if client.greeting is not None and _names(client.greeting, self._hostname):
             connection.quit()
             return Fact(Stage.BANNER, None, Trouble.LOOP, self._record(host, client.greeting.text, began))
         return connection
+
+    def why_gone(self, connection: Connection, began: float) -> Fact:
+        """The fact about a connection that ended before any message was on it. `began`: loop time."""
+        client, host = connection.client, connection.host
+        reply = client.last if client.end is End.REPLY else None
+        words = reply.text if reply is not None else (client.end or End.LOST).value
+        step = client.ended_at if client.ended_at is not None else Step.EHLO
+        return fact_of((step, reply, client.end), self._record(host, words, began))
 
     def _record(self, host: Host, words: str, began: float) -> HostAttempt:
         seconds = asyncio.get_running_loop().time() - began

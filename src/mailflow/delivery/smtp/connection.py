@@ -64,6 +64,8 @@ class Connection(asyncio.Protocol):
         """Jobs on this connection, not yet finished: 0, 1, or 2 where the host pipelines."""
         self.served = 0
         """Transactions that the host has answered in full."""
+        self.kept = False
+        """Has been idle: the host may have closed it meanwhile."""
         self.is_gone = False
         self.spare = False
         """Made for one job that another host had turned away: not for further ones, they go to the better host."""
@@ -236,7 +238,8 @@ class Connection(asyncio.Protocol):
             self.is_gone = True
             self._owner.gone(self)
         if self._stream is not None and self.client.state is State.CLOSED:
-            self._stream.cancel()
+            self._stream.cancel()  # once: a second time would break into the closing of the file
+            self._stream = None
 
     def _fail(self, end: End) -> None:
         self.client.fail(end)

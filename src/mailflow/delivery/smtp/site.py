@@ -68,6 +68,7 @@ class Site:
         "_closing",
         "_connections",
         "_depth",
+        "_detours",
         "_endpoint",
         "_half",
         "_home",
@@ -86,6 +87,7 @@ class Site:
         self._idle: list[Connection] = []
         self._half: dict[Connection, None] = {}
         self._opening = 0
+        self._detours = 0
         self._waiting: deque[Job] = deque()
         self._proven = False
         self._depth = 1
@@ -101,7 +103,7 @@ class Site:
     @property
     def empty(self) -> bool:
         """Whether nothing is here that anybody could miss."""
-        return not (self._connections or self._opening or self._waiting)
+        return not (self._connections or self._opening or self._detours or self._waiting)
 
     def submit(self, job: Job) -> None:
         """Takes a job: it is begun, or waits for a connection."""
@@ -152,6 +154,7 @@ class Site:
                 connection.quit()
             else:
                 self._home.idle += 1
+                connection.kept = True
                 self._idle.append(connection)
         if connection.takes_second:
             if self._waiting and enough(len(self._connections), settings.connections):
@@ -182,6 +185,10 @@ class Site:
         job = cast("Job", transaction.tag)
         answers = transaction.answers
         again = _untouched(connection, transaction) and not self._closing and job.restart()
+        if again and connection.kept:
+            # those kept longer are no better
+            for other in list(self._idle):
+                other.hang_up()
         if not again:
             connection.served += 1
             if not connection.is_gone:
@@ -242,10 +249,12 @@ class Site:
 
     def _detour(self, job: Job) -> None:
         """Tries the hosts that are left for a job that one has turned away (RFC 5321 §5.1)."""
+        self._detours += 1
         task = self._home.spawn_opening(self._home.connector.open(self._endpoint, self, job.tried))
         task.add_done_callback(lambda task: self._detoured(job, task))
 
     def _detoured(self, job: Job, task: asyncio.Task[tuple[Connection, int]]) -> None:
+        self._detours -= 1
         connection = self._result(task)
         if isinstance(connection, Connection):
             connection.spare = True
@@ -254,6 +263,8 @@ class Site:
         else:
             job.delivery.hosts.extend(connection.attempts)
             job.fail(UNATTEMPTED)  # for those only who have no fact yet; else the word of the host before stands
+        if self.empty:
+            self._home.forget(self)
 
     def _result(self, task: asyncio.Task[tuple[Connection, int]]) -> Connection | NoConnection:
         """What an opening brought; whatever went wrong, those who wait must hear of it."""
@@ -262,8 +273,11 @@ class Site:
         error = task.exception()
         if error is None:
             connection, self._addresses = task.result()
-            # it may have been lost between the task's end and now
-            return NoConnection(UNATTEMPTED, []) if connection.is_gone else connection
+            if not connection.is_gone:
+                return connection
+            # lost between the task's end and now; must count, or such a host would be tried without end
+            fact = self._home.connector.why_gone(connection, asyncio.get_running_loop().time())
+            return NoConnection(fact, [fact.host] if fact.host is not None else [])
         if isinstance(error, NoConnection):
             return error
         asyncio.get_running_loop().call_exception_handler(
@@ -284,4 +298,4 @@ def _untouched(connection: Connection, transaction: Transaction) -> bool:
     if end is End.NOT_BEGUN:
         return True
     stale = end is End.LOST or (reply is not None and reply.code == 421)
-    return stale and step in (Step.MAIL, Step.RSET) and connection.served > 0 and connection.is_gone
+    return stale and step in (Step.MAIL, Step.RSET) and (connection.kept or connection.served > 0)
