@@ -139,9 +139,10 @@ class Message:
         peer: Peer,
         options: Options = PLAIN,
         remaining: int | None = None,
+        queue_id: str = "",
     ) -> None:
         self.id = id
-        self.queue_id = format_id(id)
+        self.queue_id = queue_id or format_id(id)
         self.sender = sender
         self.recipients = recipients
         self.content = content

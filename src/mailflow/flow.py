@@ -154,24 +154,34 @@ class Flow:
         if not self._deliver:
             return
         self._keep_content(message)
+        recipients = message.recipients
+        if len(recipients) == 1:  # by far the most
+            self._admit_group(message, recipients)
+            return
         groups: dict[str, list[Recipient]] = {}
-        for recipient in message.recipients:
+        for recipient in recipients:
             groups.setdefault(recipient.destination, []).append(recipient)
-        for destination, recipients in groups.items():
-            if self._scheduler.admits(destination) and not self._backlog.has_fresh(destination):
-                self._add(message, recipients, Lane.NEW)
-            else:
-                self._backlog.note(destination, recipients[0].due, fresh=True)
-                self._drop(message, recipients)
+        for group in groups.values():
+            self._admit_group(message, group)
+
+    def _admit_group(self, message: Message, recipients: list[Recipient]) -> None:
+        """The recipients of a new message that go to one destination."""
+        destination = recipients[0].destination
+        if self._scheduler.admits(destination) and not self._backlog.has_fresh(destination):
+            self._add(message, recipients, Lane.NEW)
+        else:
+            self._backlog.note(destination, recipients[0].due, fresh=True)
+            self._drop(message, recipients)
 
     def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
         self._active[message.id] = message
         step, clock = self.parts.recipients_per_delivery, self._clock()
-        transport, _, next_hop = recipients[0].destination.partition(":")
+        destination = recipients[0].destination
+        transport, _, next_hop = destination.partition(":")
         for start in range(0, len(recipients), step):
-            some = recipients[start : start + step]
+            some = recipients if len(recipients) <= step else recipients[start : start + step]
             delivery = Delivery(message, some, transport, next_hop, b"", clock)
-            self._scheduler.add(Job(some[0].destination, lane, message.id, len(some), delivery), clock, first=first)
+            self._scheduler.add(Job(destination, lane, message.id, len(some), delivery), clock, first=first)
 
     def _loaded(self, _destination: str, messages: list[Message]) -> None:
         """A slice came from disk: what is not in memory already becomes jobs."""
@@ -282,8 +292,7 @@ class Flow:
     def _settled(self, settlement: Settlement, conclusion: Conclusion, error: QueueError | None) -> None:
         """The consequences are on disk."""
         message = settlement.message
-        self._drop(message, settlement.done)
-        self._drop(message, settlement.deferred)
+        self._drop(message, settlement.done + settlement.deferred)
         if error is not None:
             return  # the queue has closed for good; everything undone is due at the next start
         for recipient in settlement.deferred:
@@ -297,18 +306,16 @@ class Flow:
 
     def _drop(self, message: Message, recipients: list[Recipient]) -> None:
         """Takes recipients out of memory: they are gone, or on disk only."""
-        if not recipients:
-            return
-        for recipient in recipients:
-            self._loader.forget(message.id, recipient.number)
+        if self._loader.loading:
+            for recipient in recipients:
+                self._loader.forget(message.id, recipient.number)
         if len(recipients) == len(message.recipients):
             message.recipients = []
+            self._active.pop(message.id, None)
+            self._release_content(message)
         else:
             numbers = {r.number for r in recipients}
             message.recipients = [r for r in message.recipients if r.number not in numbers]
-        if not message.recipients:
-            self._active.pop(message.id, None)
-            self._release_content(message)
 
     # Content in memory, within the budget: a message that waits long does not need it there
 

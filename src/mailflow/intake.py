@@ -165,6 +165,7 @@ class Incoming:
             size=size,
             peer=envelope.peer,
             options=envelope.options,
+            queue_id=self.queue_id,
         )
 
     def _forget_chunks(self) -> None:

@@ -52,6 +52,11 @@ class Loader:
         self._loads: set[asyncio.Future[Slice]] = set()
         self._gone: set[tuple[int, int]] = set()
 
+    @property
+    def loading(self) -> bool:
+        """Whether a slice is on its way, so that `forget` has to be told."""
+        return bool(self._loads)
+
     def forget(self, message_id: int, number: int = EVERY) -> None:
         """A recipient has left memory, its delivery's transaction is on disk; or `EVERY` one of a message."""
         if self._loads:

@@ -11,7 +11,7 @@ same schedule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mailflow.delivery.request import Delivery, Fact, Trouble
 from mailflow.delivery.trouble import Verdict, judge
@@ -42,20 +42,22 @@ class RetryPolicy:
         return min(doubled, self.longest_wait) * jitter
 
 
-@dataclass(slots=True)
 class Conclusion:
     """What became of the recipients of one delivery."""
 
-    reports: list[DeliveryReport] = field(default_factory=list)
-    """One for each recipient that was attempted, in order."""
-    done: list[Recipient] = field(default_factory=list)
-    """Leave the queue: delivered, or failed for good."""
-    deferred: list[Recipient] = field(default_factory=list)
-    """Stay; due time, attempts and reason are set."""
-    tell: bool = False
-    """Whether the sender may have to hear of one of them: a failure, or NOTIFY=SUCCESS."""
-    returned: list[Recipient] = field(default_factory=list)
-    """Were not attempted and go back to the scheduler."""
+    __slots__ = ("deferred", "done", "reports", "returned", "tell")
+
+    def __init__(self) -> None:
+        self.reports: list[DeliveryReport] = []
+        """One for each recipient that was attempted, in order."""
+        self.done: list[Recipient] = []
+        """Leave the queue: delivered, or failed for good."""
+        self.deferred: list[Recipient] = []
+        """Stay; due time, attempts and reason are set."""
+        self.returned: list[Recipient] = []
+        """Were not attempted and go back to the scheduler."""
+        self.tell = False
+        """Whether the sender may have to hear of one of them: a failure, or NOTIFY=SUCCESS."""
 
     @property
     def final(self) -> list[DeliveryReport]:
@@ -134,12 +136,8 @@ def _report(
 
 
 def _delays(delivery: Delivery, now: float, clock: float) -> tuple[float, float, float, float]:
-    """Before the scheduler, waiting for a slot, setting up the connection, transmission; none below zero."""
-    total = now - delivery.message.arrived
-    before = total - (clock - delivery.entered)
-    return (
-        max(0.0, before),
-        max(0.0, delivery.started - delivery.entered),
-        max(0.0, delivery.connected - delivery.started),
-        max(0.0, clock - delivery.connected),
-    )
+    """Before the scheduler, waiting for a slot, setting up the connection, transmission. Only the first can be
+    below zero by itself, when the wall clock steps back: the others are of the loop's clock."""
+    entered, started, connected = delivery.entered, delivery.started, delivery.connected
+    before = now - delivery.message.arrived - (clock - entered)
+    return (max(0.0, before), started - entered, connected - started, clock - connected)

@@ -258,12 +258,15 @@ class Connection(asyncio.Protocol):
             self._fail(End.NO_CONTENT)
 
     async def _send_pieces(self, content: ContentFile) -> bool:
-        """Whether the whole file went out; a shorter or longer one must never look like a complete message."""
-        size = 0
+        """Whether the whole message went out; a part of it must never look like a complete one.
+
+        Content files are used again, so what stands behind the message's size belongs to an older one.
+        """
+        left = content.size
         try:
             async with aiofiles.open(content.path, "rb") as file:
-                while piece := await file.read(PIECE):
-                    size += len(piece)
+                while left and (piece := await file.read(min(PIECE, left))):
+                    left -= len(piece)
                     for buffer in self.client.body(piece):
                         if self._transport is not None:
                             self._transport.write(buffer)
@@ -272,4 +275,4 @@ class Connection(asyncio.Protocol):
                         await self._drained
         except OSError:
             return False
-        return size == content.size
+        return not left
