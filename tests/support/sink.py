@@ -167,12 +167,12 @@ class Sink:
             verb = verb.upper()
             reply = self.answer(verb, argument)
             if reply is None:
-                reply = USUAL.get(verb, b"250 2.0.0 Ok\r\n")
+                reply = _out_of_order(verb, message) or USUAL.get(verb, b"250 2.0.0 Ok\r\n")
             if reply == b"":
                 return
             if verb in ("EHLO", "HELO"):
                 helo = argument
-            elif verb == "MAIL":
+            elif verb == "MAIL" and reply.startswith(b"2"):
                 message = Received(_address(argument), [], b"", helo, [line.decode("utf-8", "surrogateescape").strip()])
             elif verb == "RCPT" and reply.startswith(b"2"):
                 message.recipients.append(_address(argument))
@@ -211,6 +211,15 @@ class Sink:
             self.messages.append(message)
         self._say(connection, reply or USUAL["."])
         return True
+
+
+def _out_of_order(verb: str, message: Received) -> bytes | None:
+    """The refusal of a command that is not due: a client that pipelines sends DATA behind a refused MAIL."""
+    if verb == "RCPT" and not message.commands:
+        return b"503 5.5.1 MAIL first\r\n"
+    if verb == "DATA" and not message.recipients:
+        return b"503 5.5.1 No valid recipients\r\n"
+    return None
 
 
 def _address(argument: str) -> str:
