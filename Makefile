@@ -47,6 +47,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python tests/wishes.py
+	$(BIN)/mailflow config reference > docs/settings.md
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
