@@ -26,7 +26,10 @@ class Reply(NamedTuple):
     @property
     def text(self) -> str:
         """All of it on one line, as a log or a report shows it: "550 5.1.1 No such user"."""
-        return " ".join(filter(None, (str(self.code), self.status, " ".join(self.lines))))
+        code, status, lines = self
+        if status and len(lines) == 1 and lines[0]:  # by far the most
+            return f"{code} {status} {lines[0]}"
+        return " ".join(filter(None, (str(code), status, " ".join(lines))))
 
 
 def reply(code: int, status: str, *lines: str) -> Reply:

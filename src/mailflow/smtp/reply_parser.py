@@ -18,7 +18,7 @@ MAX_LINE = 2048
 MAX_LINES = 128
 """Lines of one reply: the longest EHLO answers known have some 30."""
 MAX_REMEMBERED = 32
-"""Lines whose `Reply` is kept, because hosts say the same few sentences all the time."""
+"""Lines whose `Reply` is kept: the first ones, because hosts say the same few sentences to every message."""
 
 
 class ReplyError(Exception):
@@ -71,37 +71,45 @@ class ReplyParser:
         """One line without its LF; the reply that it ends, or None."""
         if len(line) >= MAX_LINE or len(self._lines) >= MAX_LINES:
             raise ReplyError
-        text = _text(line)
-        code, separator = text[:3], text[3:4]
-        # RFC 5321 §4.2: Reply-code = %x32-35 %x30-35 %x30-39; isdigit alone would also take foreign digits
-        if not (code.isascii() and code.isdigit() and "200" <= code <= "599" and len(code) == 3):
+        code, separator = line[:3], line[3:4]
+        # RFC 5321 §4.2: Reply-code = %x32-35 %x30-35 %x30-39
+        if not (code.isdigit() and b"200" <= code <= b"599" and len(code) == 3):
             raise ReplyError
-        if separator == "-":
-            self._lines.append(text[4:])
+        if separator == b"-":
+            self._lines.append(_text(line))
             return None
-        if separator not in ("", " "):
+        if separator not in _ENDS:
             raise ReplyError
-        reply = _reply(int(code), [*self._lines, text[4:]])
         if self._lines:
+            reply = _reply(int(code), [*self._lines, _text(line)])
             self._lines = []
-        elif code < "400":
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
+            return reply
+        reply = _reply(int(code), [_text(line)])
+        if code < b"400" and len(self._remembered) < MAX_REMEMBERED:
             self._remembered[line] = reply
         return reply
 
 
+_ENDS = (b" ", b"\r", b"")
+"""What may follow the code of a reply's last line."""
+
+
 def _text(line: bytes) -> str:
-    text = line.removesuffix(b"\r").decode("utf-8", "backslashreplace")
+    """The text behind code and separator, safe to show."""
+    text = line[4:].removesuffix(b"\r").decode("utf-8", "backslashreplace")
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " for char in text)
     return text
 
 
+_COMMON = ("2.0.0", "2.1.0", "2.1.5", "2.6.0")
+"""Status codes that need no second look behind 250."""
+
+
 def _reply(code: int, lines: list[str]) -> Reply:
     """Takes the enhanced status code out of the lines (RFC 2034 §4: it stands on every line, with the code's class)."""
     status, space, rest = lines[0].partition(" ")
-    if not is_status(status, code):
+    if not (code == 250 and status in _COMMON) and not is_status(status, code):
         return Reply(code, "", tuple(lines))
     prefix = status + space
     texts = [line.removeprefix(prefix) for line in lines[1:]]

@@ -47,6 +47,9 @@ Answer = tuple[Step, Reply | None, End | None]
 """What became of a recipient: at which step, and either the reply or the reason why there is none."""
 
 
+_ALL_ACCEPTED: list[Answer | None] = [None]
+
+
 class Transaction:
     """One message to some recipients, and their answers.
 
@@ -100,6 +103,9 @@ class Transaction:
 
     def conclude(self, answer: Answer) -> None:
         """Every recipient without a final answer gets this one."""
+        if self.answers == _ALL_ACCEPTED and len(self.recipients) == 1:  # by far the most
+            self.answers[0] = answer
+            return
         missing = len(self.recipients) - len(self.answers)
         self.answers = [answer if found is None else found for found in self.answers]
         self.answers += [answer] * missing
@@ -140,7 +146,7 @@ def obstacle(transaction: Transaction, offers: Extensions) -> End | None:
     if 0 < offers.size_limit < transaction.size:
         return End.TOO_LARGE
     addresses = transaction.sender + "".join(transaction.recipients)
-    if "\n" in addresses or "\r" in addresses:
+    if not addresses.isprintable() and ("\n" in addresses or "\r" in addresses):
         return End.BAD_ADDRESS
     content = transaction.content
     if transaction.body == "8BITMIME" and not offers.eight_bit and (content is None or not content.isascii()):

@@ -12,6 +12,7 @@ import asyncio
 
 from mailflow.delivery.request import Delivery, Done, Fact, Stage, Trouble
 from mailflow.delivery.trouble import next_host, same_host_again
+from mailflow.envelope import PLAIN
 from mailflow.report import HostAttempt
 from mailflow.smtp.transaction import Answer, End, Step, Transaction
 
@@ -53,9 +54,10 @@ class Job:
     def __init__(self, delivery: Delivery, done: Done) -> None:
         self.delivery = delivery
         self.done = done
-        self.facts: list[Fact | None] = [None] * len(delivery.recipients)
+        count = len(delivery.recipients)
+        self.facts: list[Fact | None] = [None] * count
         """What was seen so far; for an open recipient what the last host did."""
-        self.open: list[int] = list(range(len(delivery.recipients)))
+        self.open: list[int] = list(range(count)) if count > 1 else [0]
         """Indexes of the recipients that have no final fact."""
         self.sent: list[int] = []
         """Those of them that are in the transaction under way."""
@@ -72,22 +74,24 @@ class Job:
         """The next transaction: at most `limit` of the open recipients."""
         delivery = self.delivery
         message, content = delivery.message, delivery.content
-        self.sent = sent = self.open[:limit]
-        recipients = [delivery.recipients[index] for index in sent]
+        self.sent = sent = self.open if len(self.open) <= limit else self.open[:limit]
+        addresses, dsn, wants_dsn = [], [], False
+        for index in sent:
+            recipient = delivery.recipients[index]
+            addresses.append(recipient.address)
+            dsn.append((recipient.notify, recipient.orcpt))
+            wants_dsn = wants_dsn or recipient.notify != "" or recipient.orcpt != ""
+        if isinstance(content, bytes):
+            transaction = Transaction(message.sender, addresses, content, len(content), tag=self)
+        else:
+            transaction = Transaction(message.sender, addresses, None, content.size, tag=self)
+        if wants_dsn:
+            transaction.dsn = dsn
         options = message.options
-        wants_dsn = any(recipient.notify or recipient.orcpt for recipient in recipients)
-        return Transaction(
-            message.sender,
-            [recipient.address for recipient in recipients],
-            content if isinstance(content, bytes) else None,
-            len(content) if isinstance(content, bytes) else content.size,
-            body=options.body,
-            smtputf8=options.smtputf8,
-            ret=options.ret,
-            envid=options.envid,
-            dsn=[(recipient.notify, recipient.orcpt) for recipient in recipients] if wants_dsn else (),
-            tag=self,
-        )
+        if options is not PLAIN:
+            transaction.body, transaction.smtputf8 = options.body, options.smtputf8
+            transaction.ret, transaction.envid = options.ret, options.envid
+        return transaction
 
     def restart(self) -> bool:
         """Whether the job may go to another connection as if nothing had been; counts."""
@@ -127,7 +131,7 @@ class Job:
     def finish(self) -> None:
         """Gives the delivery back, with all its facts."""
         delivery = self.delivery
-        delivery.facts.extend(fact for fact in self.facts if fact is not None)
+        delivery.facts.extend([fact for fact in self.facts if fact is not None])
         try:
             self.done(delivery)
         except Exception as error:  # noqa: BLE001 - the caller's failure must not break the connection for others

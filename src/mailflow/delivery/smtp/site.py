@@ -22,6 +22,7 @@ from mailflow.delivery.request import Fact, Stage, Trouble
 from mailflow.delivery.settings import SmtpSettings
 from mailflow.delivery.smtp.connect import Connector, NoConnection
 from mailflow.delivery.smtp.connection import Connection
+from mailflow.delivery.smtp.hosts import Host
 from mailflow.delivery.smtp.job import Job, end_words
 from mailflow.report import HostAttempt
 from mailflow.setting import Endpoint
@@ -110,7 +111,7 @@ class Site:
         connection = self._place()
         if connection is not None:
             connection.run(job)
-            if connection.takes_second:
+            if connection.load == 1 and connection.takes_second:
                 self._half[connection] = None
         elif self._closing or len(self._waiting) >= MAX_WAITING:
             # not at once: the caller may be in the middle of handing out jobs, and would get them back endlessly
@@ -184,7 +185,10 @@ class Site:
         """A transaction has all its answers: the connection is free before the job ends, as its end may bring the next."""
         job = cast("Job", transaction.tag)
         answers = transaction.answers
-        again = _untouched(connection, transaction) and not self._closing and job.restart()
+        last = answers[-1]
+        again = False
+        if last is None or last[1] is None or last[1].code == 421:
+            again = _untouched(connection, transaction) and not self._closing and job.restart()
         if again and connection.kept:
             # those kept longer are no better
             for other in list(self._idle):
@@ -195,12 +199,10 @@ class Site:
                 self._proven = True
                 self._depth = 2 if connection.client.extensions.pipelining else 1
             host = connection.host
-            seconds = asyncio.get_running_loop().time() - job.began
+            seconds = connection.time() - job.began
             words = end_words(answers)
             record = HostAttempt(host.name, host.address, host.port, words, self._home.now(), seconds)
-            job.tried.append(host.key)
-            others = self._addresses > 1 and not self._closing and len(set(job.tried)) < self._addresses
-            job.take_in(answers, record, other_hosts=others)
+            job.take_in(answers, record, other_hosts=self._addresses > 1 and self._has_others(job, host))
         self._free(connection)
         if not job.open:
             job.finish()
@@ -208,6 +210,11 @@ class Site:
             self.submit(job)
         else:
             self._detour(job)
+
+    def _has_others(self, job: Job, host: Host) -> bool:
+        """Whether there are hosts that the job has not tried; this one now counts as tried."""
+        job.tried.append(host.key)
+        return not self._closing and len(set(job.tried)) < self._addresses
 
     def gone(self, connection: Connection) -> None:
         """The connection takes no more jobs."""
