@@ -92,7 +92,8 @@ def test_nothing_is_lost_when_nobody_takes_the_mail_until_after_the_kill(tmp_pat
 
 
 def test_smtp_source_and_a_kill(tmp_path: Path, sink: Sink) -> None:
-    """With the real load tool: its counter (-c) says how many messages it got 250 for."""
+    """With the real load tool: its counter (-c) says how many of its DATA commands were answered; at most one message
+    a session was still without its 250."""
     server = Server(tmp_path / "server", relay={"host": sink.next_hop}, queue=QUICK, scheduler=PROBES).start()
     command = source_command(server.port, "-c", "-d", messages=100_000, sessions=SESSIONS)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as source:
@@ -101,7 +102,7 @@ def test_smtp_source_and_a_kill(tmp_path: Path, sink: Sink) -> None:
         finally:
             server.kill()
         said, _ = source.communicate(timeout=60)
-    acknowledged = int((re.findall(r"\d+", said) or ["0"])[-1])
+    acknowledged = int((re.findall(r"\d+", said) or ["0"])[-1]) - SESSIONS
     assert acknowledged > 300 - SESSIONS
     with Server(server.folder, **server.settings) as again:
         wait_for(lambda: again.queue() == [], "an empty queue", 60)
