@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 CONFIG ?= config/mailflow.toml
 TESTS ?= tests
 
-# The first of these that runs, is new enough and can make an environment. The distribution's own comes first: it is
-# built with profile-guided optimisation, which a self-made one mostly is not, and runs mailflow about 1.4 times as fast.
+# The first of these that runs, is new enough and can make an environment; failing that, one that is new enough, to say
+# what it lacks.
 define FIND_PYTHON
 for need in venv,ensurepip sys; do \
-  for p in $(PYTHON) /usr/bin/python3 python3.13 python3.12 python3.11 python3 python3.14; do \
+  for p in $(PYTHON) python3.13 python3.12 python3.11 python3 python3.14; do \
     if $$p -c "import sys, $$need; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then echo $$p; break 2; fi; \
   done; \
 done
