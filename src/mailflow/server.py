@@ -127,7 +127,7 @@ class Server:
         self.log = self._given_log or EventLog(settings.log)
         if self._given_log is None:
             stack.callback(self.log.close)
-        stack.callback(self.log.event, "stopped")
+        stack.callback(self._stopped)
         self.queue = await Queue.open(settings.spool, settings.queue)
         self.queue.on_failure = self._queue_failed
         stack.push_async_callback(self.queue.close)
@@ -204,6 +204,10 @@ class Server:
             "local": LocalAgent(settings.local.maildir, settings.hostname),
             "discard": DiscardAgent(),
         }
+
+    def _stopped(self) -> None:
+        if self.started:
+            self.log.event("stopped")
 
     def _queue_failed(self, error: QueueError) -> None:
         self.log.event("warning", Level.ERROR, reason=f"the queue has failed, the server stops: {error}")
