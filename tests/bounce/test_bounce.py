@@ -177,7 +177,6 @@ def test_success_is_reported_too(action: Action, subject: str) -> None:
     assert "250 2.0.0 Ok" in text.get_content()
 
 
-@pytest.mark.wish(2)
 def test_the_way_of_an_address_is_told() -> None:
     report = replace(FAILED, original="staff@example.test", way=("alias: staff -> bob@example.net",))
     _, text, _, _ = parse(make(report))
@@ -212,7 +211,6 @@ def test_who_is_told_is_up_to_the_sender(action: Action, notify: str, told: bool
     assert notable(message(), [report], "mx.example.test", BounceSettings()) == ([report] if told else [])
 
 
-@pytest.mark.wish(19)
 @pytest.mark.parametrize("sender", ["", "double-bounce@mx.example.test", "Double-Bounce@MX.example.test"])
 def test_no_report_about_a_report(sender: str) -> None:
     assert notable(message(sender), [FAILED], "mx.example.test", BounceSettings()) == []

@@ -144,7 +144,6 @@ def test_return_path_is_left_to_final_delivery(where: bytes, name: bytes) -> Non
     assert whole(head, trusted=False) == expected
 
 
-@pytest.mark.wish(42)
 def test_bcc_is_removed_only_where_asked_for() -> None:
     head = b"To: a\r\nBcc: b,\r\n\tc\r\nResent-Bcc: d\r\nX-Bcc: e\r\nBcc: f\r\n\r\nBcc: body\r\n"
     assert whole(head, trusted=False) == RECEIVED + head

@@ -44,7 +44,6 @@ def lines_of(message: Received) -> tuple[int, bytes]:
     return text.count(LINE), text[-12:]
 
 
-@pytest.mark.wish(41)
 def test_twenty_megabytes_pass_in_bounded_memory(serve: Serve) -> None:
     with Sink() as sink:
         server = serve(relay={"host": sink.next_hop}, limits={"message_size": "30MiB"})

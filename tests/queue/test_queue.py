@@ -173,7 +173,6 @@ def test_slices_are_in_order_and_complete(tmp_path: Path) -> None:
     with_queue(tmp_path, body)
 
 
-@pytest.mark.wish(82)
 def test_damaged_or_exchanged_content_is_found(tmp_path: Path) -> None:
     async def first(queue: Queue) -> None:
         for body in (b"one", b"two", b"six"):

@@ -28,7 +28,6 @@ def test_any_options(body: str, utf8: bool, ret: str, envid: str) -> None:
     options_text(options).encode()
 
 
-@pytest.mark.wish(82)
 def test_a_checksum_belongs_to_its_id_and_comes_in_pieces_too() -> None:
     whole = checksum(7, b"hello world")
     assert whole != checksum(8, b"hello world")

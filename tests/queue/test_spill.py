@@ -120,7 +120,6 @@ def test_a_file_that_was_never_enqueued_is_free_after_a_restart(tmp_path: Path) 
     assert len(files(tmp_path)) == 1
 
 
-@pytest.mark.wish(82)
 def test_a_shortened_or_changed_content_file_is_found(tmp_path: Path) -> None:
     async def body(queue: Queue) -> None:
         for damage in (b"", b"y" * 1000, None):

@@ -52,7 +52,6 @@ def test_an_unknown_user_of_ours_is_refused() -> None:
     )
 
 
-@pytest.mark.wish(32)
 def test_the_first_route_decides_and_says_so() -> None:
     r = resolver(
         {"match": "vip@slow.example", "transport": "discard"},

@@ -335,7 +335,6 @@ def test_success_of_a_delivery_begun_earlier_revives() -> None:
     assert scheduler.deadline() is None
 
 
-@pytest.mark.wish(79)
 def test_wake_ends_a_dead_mark() -> None:
     scheduler = make(dead_after=1)
     add(scheduler, "smtp:a", 1, 2)
