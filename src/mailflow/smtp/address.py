@@ -27,11 +27,10 @@ LABEL_OCTETS = 63
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _WIDE = "\u00a0-\U0010ffff"  # RFC 6531 §3.3, without the C1 control characters
-# The ordinary path in one match. Lengths are kept so short that no limit above can be passed; what is longer or
-# stranger goes the slow way. ".." is excluded afterwards, which is cheaper than in the pattern.
-_ORDINARY = re.compile(
-    rf" ?<([{_ATEXT}](?:[{_ATEXT}.]{{0,62}}[{_ATEXT}])?@[A-Za-z0-9](?:[A-Za-z0-9.-]{{0,61}}[A-Za-z0-9])?)>(?: +(.*))?\Z"
-)
+ORDINARY_ADDRESS = rf"[{_ATEXT}](?:[{_ATEXT}.]{{0,62}}[{_ATEXT}])?@[A-Za-z0-9](?:[A-Za-z0-9.-]{{0,61}}[A-Za-z0-9])?"
+"""A pattern for nearly all addresses. Lengths are kept so short that no limit above can be passed; what is longer or
+stranger is not ordinary. Nor is an address with one of `EXTRAORDINARY` in it: excluded apart, which is cheaper."""
+EXTRAORDINARY = ("..", "-.", ".-")
 _DOT_STRING = re.compile(rf"[{_ATEXT}{_WIDE}]+(?:\.[{_ATEXT}{_WIDE}]+)*")
 _QUOTED = re.compile(rf'"(?:[ !#-\[\]-~{_WIDE}]|\\[ -~])*"')
 _DOMAIN = re.compile(rf"[A-Za-z0-9_{_WIDE}-]+(?:\.[A-Za-z0-9_{_WIDE}-]+)*")
@@ -48,30 +47,7 @@ def parse_path(text: str) -> tuple[str, str]:
 
     The address is "" for "<>"; the parameters are the rest of the line, "" when there is none. Raises AddressError.
     """
-    ordinary = _ORDINARY.match(text)
-    if ordinary is not None:
-        address, rest = ordinary.groups("")
-        if ".." not in address and "-." not in address and ".-" not in address:
-            return address, rest
-    return _parse_unusual(text.lstrip(" "))
-
-
-def parse_address(text: str) -> str:
-    """Checks an address that stands alone, without angle brackets; gives it back as it is. Raises AddressError."""
-    end = _mailbox(text, 0)
-    if end != len(text):
-        raise AddressError("something stands behind the address")
-    return text
-
-
-def local_part(address: str) -> str:
-    """The local part without quotes and backslashes: "a b" of '"a b"@example.org', "alice" of 'alice@example.org'."""
-    local, at, domain = address.rpartition("@")
-    local = local if at else domain
-    return re.sub(r"\\(.)", r"\1", local[1:-1]) if local.startswith('"') else local
-
-
-def _parse_unusual(text: str) -> tuple[str, str]:
+    text = text.lstrip(" ")
     bracket = text.startswith("<")
     start = 1 if bracket else 0
     if text.startswith("<>"):
@@ -87,7 +63,22 @@ def _parse_unusual(text: str) -> tuple[str, str]:
             end += 1
     if text[end : end + 1] not in ("", " "):
         raise AddressError("something stands behind the address")
-    return address, text[end:].strip(" ")
+    return address, text[end:].lstrip(" ")
+
+
+def parse_address(text: str) -> str:
+    """Checks an address that stands alone, without angle brackets; gives it back as it is. Raises AddressError."""
+    end = _mailbox(text, 0)
+    if end != len(text):
+        raise AddressError("something stands behind the address")
+    return text
+
+
+def local_part(address: str) -> str:
+    """The local part without quotes and backslashes: "a b" of '"a b"@example.org', "alice" of 'alice@example.org'."""
+    local, at, domain = address.rpartition("@")
+    local = local if at else domain
+    return re.sub(r"\\(.)", r"\1", local[1:-1]) if local.startswith('"') else local
 
 
 def _after_source_route(text: str) -> int:

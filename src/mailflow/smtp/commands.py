@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from mailflow.smtp.address import EXTRAORDINARY, ORDINARY_ADDRESS
 from mailflow.smtp.reply import Reply
 
 # RFC 1870 §4: at most 20 digits.
@@ -21,6 +22,9 @@ SIZE_DIGITS = 20
 ENVID_CHARACTERS = 100
 ORCPT_CHARACTERS = 500
 
+# MAIL and RCPT as nearly every client sends them, in one match.
+_USUAL_PATH = re.compile(rf"(MAIL FROM|RCPT TO): ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]*))?\Z".encode())
+_DOTS, _HYPHEN_DOT, _DOT_HYPHEN = (odd.encode() for odd in EXTRAORDINARY)
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+\Z")  # RFC 3461 §4
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
@@ -78,6 +82,17 @@ def decode_line(line: bytes) -> str | None:
     if text.isascii() or any(char < " " or "\x7f" <= char < "\xa0" for char in text):
         return None
     return text
+
+
+def usual_path(line: bytes) -> tuple[bytes, str, str] | None:
+    """Verb, address and parameters of a MAIL or RCPT line in its ordinary form. None: it takes another look."""
+    usual = _USUAL_PATH.match(line)
+    if usual is None:
+        return None
+    verb, path, words = usual.groups(b"")
+    if _DOTS in path or _HYPHEN_DOT in path or _DOT_HYPHEN in path:
+        return None
+    return verb, path.decode(), words.decode()
 
 
 def parse_mail_params(text: str) -> MailParams:

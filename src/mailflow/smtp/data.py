@@ -26,6 +26,7 @@ LONG_LINE = Reply(554, "5.6.0", ("Message refused: line too long",))
 
 _GRAVEST_FIRST = (TOO_BIG, BARE_NEWLINE, LONG_LINE)
 
+_GOOD_NEWLINES = ("\r\n", None)
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _DOT = ord(".")
 
@@ -35,10 +36,11 @@ class DataScanner:
 
     __slots__ = (
         "_column",
-        "_fresh",
         "_newlines",
         "_skip",
         "_tail",
+        "_unchecked",
+        "fresh",
         "line_limit",
         "normalise",
         "size",
@@ -51,6 +53,8 @@ class DataScanner:
         self.size_limit = size_limit
         self.line_limit = line_limit
         self.normalise = normalise
+        self._unchecked = min(size_limit, line_limit)
+        """What is no longer than this cannot break a limit."""
         # It tells in one pass which kinds of line ends a text has: three times as fast as counting them.
         self._newlines = io.IncrementalNewlineDecoder(None, translate=False)
         self.start()
@@ -60,7 +64,8 @@ class DataScanner:
         self.size = 0
         """Bytes of the message seen so far."""
         self.trouble: Reply | None = None
-        self._fresh = True
+        self.fresh = True
+        """Nothing of the message has come yet."""
         self._tail = b""
         self._skip = 0
         self._column = 0
@@ -69,11 +74,24 @@ class DataScanner:
     def __repr__(self) -> str:
         return f"<DataScanner size={self.size} tail={self._tail!r} trouble={self.trouble and self.trouble.text!r}>"
 
+    def whole(self, data: bytes) -> bytes | None:
+        """The message, when `data` is all of it, final dot included, and there is nothing to undo, to mend or to refuse.
+
+        None when that is not so, and then `data` must be fed. Nearly every small message comes like this.
+        """
+        size = len(data) - 3
+        if size > self._unchecked or not self.fresh or not data.endswith(b"\r\n.\r\n"):
+            return None
+        if data.find(b"\r\n.") + 2 != size or data[0] == _DOT:
+            return None
+        message = data[:size]
+        return None if self._has_bare(message) else message
+
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Takes the next bytes, not empty. Gives (piece of the message, index in `data` behind the final dot's CR LF, or -1)."""
-        if self._fresh:
+        if self.fresh:
             # A first line that begins with a dot: the CR LF of the DATA command belongs to the search.
-            self._fresh = False
+            self.fresh = False
             if data[0] == _DOT:
                 self._tail, self._skip = b"\r\n", 2
         tail = self._tail
@@ -94,11 +112,7 @@ class DataScanner:
 
     def _accept(self, piece: bytes, *, stuffed: bool) -> bytes:
         """The piece as the message has it; b"" once there is trouble. All is checked to the end, trouble or not."""
-        newlines = self._newlines
-        newlines.reset()
-        newlines.decode(piece.decode("latin-1"), final=True)
-        kinds = newlines.newlines
-        if kinds != "\r\n" and kinds is not None:
+        if self._has_bare(piece):
             if self.normalise:
                 piece = _BARE.sub(b"\r\n", piece)
                 stuffed = True
@@ -117,6 +131,15 @@ class DataScanner:
         newline = piece.rfind(b"\n")
         self._column = len(piece) - newline - 1 if newline >= 0 else self._column + len(piece)
         return b"" if self.trouble else piece
+
+    def _has_bare(self, piece: bytes) -> bool:
+        """Whether a CR or LF stands alone in it."""
+        newlines = self._newlines
+        newlines.decode(piece.decode("latin-1"), True)  # noqa: FBT003 - final; it takes this long with its name
+        if newlines.newlines in _GOOD_NEWLINES:
+            return False
+        newlines.reset()
+        return True
 
     def _refuse(self, reply: Reply) -> None:
         # The gravest wins, not the first found: which one is found first depends on how the bytes were split.

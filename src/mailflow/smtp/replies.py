@@ -1,7 +1,7 @@
 """The fixed replies of our SMTP server, and how a reply becomes bytes.
 
-All words that a client can hear from the protocol itself stand here in one place. `wire` encodes: the usual replies
-were encoded once, when the module was loaded. Greeting, EHLO and 354 have no enhanced status code (RFC 2034 §4).
+All words that a client can hear from the protocol itself stand here in one place. `wire` encodes; the core keeps the
+bytes of the three usual ones. Greeting, EHLO and 354 have no enhanced status code (RFC 2034 §4).
 """
 
 from __future__ import annotations
@@ -57,17 +57,12 @@ NOT_OFFERED = {
     "CONNECT": WRONG_PROTOCOL,
 }
 
-_ENCODED = {value: value.encode() for value in list(globals().values()) if isinstance(value, Reply)}
-
 
 def wire(answer: Reply) -> bytes:
     """The bytes of a reply, with CRLF."""
-    encoded = _ENCODED.get(answer)
-    if encoded is not None:
-        return encoded
     code, status, lines = answer
-    if len(lines) == 1 and status:
-        return f"{code} {status} {lines[0]}\r\n".encode("utf-8", "surrogateescape")
+    if len(lines) == 1 and status:  # by far the most
+        return f"{code} {status} {lines[0]}\r\n".encode(errors="surrogateescape")
     return answer.encode()
 
 

@@ -24,10 +24,12 @@ from mailflow.smtp.address import AddressError, parse_path
 from mailflow.smtp.commands import (
     NO_MAIL_PARAMS,
     NO_RCPT_PARAMS,
+    MailParams,
     ParamError,
     decode_line,
     parse_mail_params,
     parse_rcpt_params,
+    usual_path,
 )
 from mailflow.smtp.data import TOO_BIG, DataScanner
 from mailflow.smtp.handler import PENDING, Handler, Profile, State
@@ -41,13 +43,17 @@ HELO_NAME_OCTETS = 255
 # A global is found faster than an enum's member, and every command asks.
 _START, _READY, _MAIL, _RCPT, _DATA = State
 
+# What a message without trouble is answered with: a handler gives these very objects, and their bytes are known.
+_MAIL_OK, _MAIL_OK_BYTES = replies.MAIL_OK, replies.MAIL_OK.encode()
+_RCPT_OK, _RCPT_OK_BYTES = replies.RCPT_OK, replies.RCPT_OK.encode()
+_START_DATA, _START_DATA_BYTES = replies.START_DATA, replies.START_DATA.encode()
+
 
 class ServerCore:
     """One session."""
 
     __slots__ = (
         "_handler",
-        "_out",
         "_profile",
         "_scanner",
         "_skipping",
@@ -57,6 +63,7 @@ class ServerCore:
         "extended",
         "input",
         "junk",
+        "out",
         "state",
         "utf8",
     )
@@ -65,7 +72,8 @@ class ServerCore:
         self._profile = profile
         self._handler = handler
         self._scanner: DataScanner | None = None
-        self._out: list[bytes] = [profile.greeting]
+        self.out: list[bytes] = [profile.greeting]
+        """The replies of this flight; `take` empties it."""
         self.input = b""
         """Input that waits: the beginning of a line, or what stands behind a pending answer."""
         self._skipping = False
@@ -97,10 +105,17 @@ class ServerCore:
         if self.input:
             data = self.input + data
             self.input = b""
-        if self._then is None:
-            self._run(data)
-        else:
+        if self._then is not None:
             self.input = data
+        elif self.state is _DATA:
+            if not self._whole_message(data):
+                self._run(data)
+        else:
+            line, newline, rest = data.partition(b"\r\n")
+            if newline and not rest:  # one command and no more, as of a client that waits for each reply
+                self._line(line)
+            else:
+                self._run(data)
 
     def resume(self, answer: Reply) -> None:
         """Gives the answer that was pending and goes on with the input that has waited. Ignored when none is pending."""
@@ -116,17 +131,17 @@ class ServerCore:
 
     def take(self) -> bytes:
         """All replies since the last call, b"" when there are none."""
-        out = self._out
+        out = self.out
         if not out:
             return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
+        data = b"".join(out)
         out.clear()
         return data
 
     def fail(self, answer: Reply) -> None:
         """Ends the session for a reason of the server's: the client hears `answer` (a 421) and nothing more."""
         if not self.closing:
-            self._out.append(wire(answer))
+            self.out.append(wire(answer))
             self.abandon()
 
     def abandon(self) -> None:
@@ -183,15 +198,23 @@ class ServerCore:
             self._skipping = False
         elif len(line) > self._profile.command_line:
             self._say(replies.LINE_TOO_LONG)
+        elif line == b"DATA":
+            self._data("")
         else:
-            # What nearly every client sends is found in one step; the rest takes the long way.
-            verb, colon, path = line.partition(b":")
-            if not colon and verb in self._USUAL_WORDS:
-                self._USUAL_WORDS[verb](self, "")
-            elif colon and verb in self._USUAL_PATHS and (text := decode_line(path)) is not None:
-                self._USUAL_PATHS[verb](self, text)
-            else:
+            usual = usual_path(line)
+            if usual is None or not self._usual(*usual):
                 self._command(line)
+
+    def _usual(self, verb: bytes, address: str, words: str) -> bool:
+        """MAIL or RCPT, well formed. False when it is out of order: the long way knows what to say."""
+        state = self.state
+        if verb == b"MAIL FROM" and state is _READY:
+            self._sender(address, words)
+        elif verb == b"RCPT TO" and (state is _MAIL or state is _RCPT):
+            self._recipient(address, words)
+        else:
+            return False
+        return True
 
     def _command(self, line: bytes) -> None:
         text = decode_line(line)
@@ -210,7 +233,7 @@ class ServerCore:
         """Puts a reply into the flight; every reply to a command passes here."""
         if answer.code >= 400:
             answer = self._refused(answer)
-        self._out.append(wire(answer))
+        self.out.append(wire(answer))
 
     def _refused(self, answer: Reply) -> Reply:
         """Counts a refusal; the last one that is tolerated becomes a 421."""
@@ -254,7 +277,7 @@ class ServerCore:
     def _greeted(self, answer: Reply) -> None:
         if answer.code == 250:
             self.state = _READY
-            self._out.append(self._profile.ehlo if self.extended else self._profile.helo)
+            self.out.append(self._profile.ehlo if self.extended else self._profile.helo)
         else:
             self._say(answer)
 
@@ -270,22 +293,41 @@ class ServerCore:
             return
         try:
             sender, words = parse_path(path)
-            params = parse_mail_params(words) if words else NO_MAIL_PARAMS
-        except (AddressError, ParamError) as error:
+        except AddressError as error:
             self._malformed(error, "5.1.7", "Bad sender address")
+        else:
+            self._sender(sender, words)
+
+    def _sender(self, sender: str, words: str) -> None:
+        """MAIL in its place, its address well formed; `words` are the parameters."""
+        self.utf8 = False
+        params = self._mail_params(sender, words) if words or not sender.isascii() else NO_MAIL_PARAMS
+        if params is None:
             return
-        if not sender.isascii() and not params.smtputf8:
-            self._say(replies.SENDER_NOT_ASCII)
-            return
-        if params.size is not None and params.size > self._profile.message_size:
-            self._say(TOO_BIG)  # RFC 1870 §6.1
-            return
-        self.utf8 = params.smtputf8
         answer = self._handler.mail(sender, params)
-        if answer is PENDING:
+        if answer is _MAIL_OK:
+            self.state = _MAIL
+            self.out.append(_MAIL_OK_BYTES)
+        elif answer is PENDING:
             self._then = ServerCore._mailed
         else:
             self._mailed(answer)
+
+    def _mail_params(self, sender: str, words: str) -> MailParams | None:
+        """The parameters of MAIL; None when they were refused."""
+        try:
+            params = parse_mail_params(words)
+        except ParamError as error:
+            self._say(error.reply)
+            return None
+        if not sender.isascii() and not params.smtputf8:
+            self._say(replies.SENDER_NOT_ASCII)
+            return None
+        if params.size is not None and params.size > self._profile.message_size:
+            self._say(TOO_BIG)  # RFC 1870 §6.1
+            return None
+        self.utf8 = params.smtputf8
+        return params
 
     def _mailed(self, answer: Reply) -> None:
         if answer.code == 250:
@@ -304,18 +346,31 @@ class ServerCore:
             return
         try:
             recipient, words = parse_path(path)
-            params = parse_rcpt_params(words) if words else NO_RCPT_PARAMS
-        except (AddressError, ParamError) as error:
+        except AddressError as error:
             self._malformed(error, "5.1.3", "Bad recipient address")
-            return
+        else:
+            self._recipient(recipient, words)
+
+    def _recipient(self, recipient: str, words: str) -> None:
+        """RCPT in its place, its address well formed; `words` are the parameters."""
+        params = NO_RCPT_PARAMS
+        if words:
+            try:
+                params = parse_rcpt_params(words)
+            except ParamError as error:
+                self._say(error.reply)
+                return
         if not recipient:
             self._say(replies.RCPT_SYNTAX)
             return
-        if not self.utf8 and not (recipient.isascii() and params.orcpt.isascii()):
+        if not self.utf8 and not (recipient.isascii() and words.isascii()):
             self._say(replies.RECIPIENT_NOT_ASCII)
             return
         answer = self._handler.rcpt(recipient, params)
-        if answer is PENDING:
+        if answer is _RCPT_OK:
+            self.state = _RCPT
+            self.out.append(_RCPT_OK_BYTES)
+        elif answer is PENDING:
             self._then = ServerCore._recipient_given
         else:
             self._recipient_given(answer)
@@ -326,7 +381,7 @@ class ServerCore:
         self._say(answer)
 
     def _data(self, rest: str) -> None:
-        if rest.strip(" "):
+        if rest and rest.strip(" "):
             self._say(replies.NO_PARAMETERS)
             return
         if self.state is not _RCPT:
@@ -334,20 +389,37 @@ class ServerCore:
             self._say(out_of_order[self.state])
             return
         answer = self._handler.data()
-        if answer is PENDING:
+        if answer is _START_DATA:
+            self._begin_data()
+            self.out.append(_START_DATA_BYTES)
+        elif answer is PENDING:
             self._then = ServerCore._data_allowed
         else:
             self._data_allowed(answer)
 
     def _data_allowed(self, answer: Reply) -> None:
         if answer.code == 354:
-            self.state = _DATA
-            if self._scanner is None:
-                profile = self._profile
-                self._scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
-            else:
-                self._scanner.start()
+            self._begin_data()
         self._say(answer)
+
+    def _begin_data(self) -> None:
+        self.state = _DATA
+        scanner = self._scanner
+        if scanner is None:
+            profile = self._profile
+            self._scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
+        elif not scanner.fresh:
+            scanner.start()
+
+    def _whole_message(self, data: bytes) -> bool:
+        """The short way for a message that came in one piece; False when it must go the long way."""
+        scanner = self._scanner
+        message = scanner.whole(data) if scanner is not None else None
+        if message is None:
+            return False
+        self._handler.chunk(message)
+        self._end()
+        return True
 
     def _receive(self, data: bytes) -> int:
         """Message bytes; gives the index behind the final dot, or -1."""
@@ -365,18 +437,23 @@ class ServerCore:
         if piece:
             self._handler.chunk(piece)
         if end >= 0:
-            answer = self._handler.end()
-            if answer is PENDING:
-                self._then = ServerCore._ended
-            else:
-                self._ended(answer)
+            self._end()
         return end
+
+    def _end(self) -> None:
+        answer = self._handler.end()
+        if answer is PENDING:
+            self._then = ServerCore._ended
+        else:
+            self._ended(answer)
 
     def _ended(self, answer: Reply) -> None:
         self.state = _READY
-        if answer.code < 400:
+        if answer.code >= 400:
+            self._say(answer)
+        else:
             self.errors = self.junk = 0
-        self._say(answer)
+            self.out.append(wire(answer))
 
     def _rset(self, rest: str) -> None:
         if rest.strip(" "):
@@ -408,8 +485,8 @@ class ServerCore:
 
     # Helpers of the verbs
 
-    def _malformed(self, error: AddressError | ParamError, status: str, what: str) -> None:
-        self._say(error.reply if isinstance(error, ParamError) else Reply(501, status, (f"{what}: {error}",)))
+    def _malformed(self, error: AddressError, status: str, what: str) -> None:
+        self._say(Reply(501, status, (f"{what}: {error}",)))
 
     def _forget(self) -> None:
         if self.state is _MAIL or self.state is _RCPT:
@@ -424,16 +501,6 @@ class ServerCore:
         self._say(replies.TOO_MUCH_JUNK)
         return True
 
-    _USUAL_WORDS: ClassVar[dict[bytes, Callable[[ServerCore, str], None]]] = {
-        b"DATA": _data,
-        b"RSET": _rset,
-        b"NOOP": _noop,
-        b"QUIT": _quit,
-    }
-    _USUAL_PATHS: ClassVar[dict[bytes, Callable[[ServerCore, str], None]]] = {
-        b"MAIL FROM": _mail_from,
-        b"RCPT TO": _rcpt_to,
-    }
     _VERBS: ClassVar[dict[str, Callable[[ServerCore, str], None]]] = {
         "EHLO": _ehlo,
         "HELO": _helo,
