@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailflow.smtp.client import OWN_BUFFER, Client, State
-from mailflow.smtp.transaction import End, Step, Transaction
+from mailflow.smtp.transaction import End, Parameters, Step, Transaction
 
 BODY = b"Subject: x\r\n\r\nhello\r\n"
 EHLO = b"220 mx.example ESMTP\r\n250-mx.example\r\n250-PIPELINING\r\n250 SIZE 10000\r\n"
@@ -15,7 +15,7 @@ OK = b"250 2.1.0 Ok\r\n250 2.1.5 Ok\r\n354 go\r\n"
 
 def transaction(*recipients, content=BODY, sender="a@b.example", **more):
     size = len(content) if content is not None else 5
-    return Transaction(sender, recipients or ("x@y.example",), content, size, **more)
+    return Transaction(sender, recipients or ("x@y.example",), content, size, Parameters(**more))
 
 
 def taken(client):
@@ -392,3 +392,35 @@ def test_whatever_a_host_says_every_transaction_gets_all_its_answers_once(pieces
     for each in begun:
         assert len(each.answers) == 2
         assert all((reply is None) != (end is None) for _, reply, end in each.answers)
+
+
+_answers = st.sampled_from([OK, b"250 2.0.0 queued as 1\r\n", b"250 2.0.0 queued as 2\r\n"]) | st.sampled_from(
+    [
+        b"250-a\r\n250 b\r\n",
+        b"452 full\r\n",
+        b"250 ok\r\n550 no\r\n554 no\r\n",
+        b"250 x\r\n250 x\r\n354 other\r\n",
+        b"421 bye\r\n",
+        b"354 x\r\n",
+        b"2",
+    ]
+)
+
+
+@given(st.lists(st.lists(_answers, min_size=1, max_size=2), max_size=8), st.integers(1, 40))
+def test_flights_that_are_recognised_whole_mean_the_same_as_their_pieces(flights, size):
+    whole, pieces = _outcome(flights, 10**9), _outcome(flights, size)
+    assert whole == pieces
+
+
+def _outcome(flights, size):
+    """What was sent and answered when a host says these things, each at one go or in pieces."""
+    talk = Talk(size)
+    talk.host(EHLO)
+    begun, sent = [], []
+    for words in flights:
+        while talk.client.room:
+            begun.append(transaction(sender=f"s{len(begun)}@b"))
+            sent.append(talk.send(begun[-1]))
+        sent.append(talk.host(b"".join(words)))
+    return sent, [one.answers for one in begun], talk.client.state, talk.client.end, talk.client.waiting

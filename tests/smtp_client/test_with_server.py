@@ -6,7 +6,7 @@ from mailflow.smtp.client import Client, State
 from mailflow.smtp.handler import Profile
 from mailflow.smtp.reply import reply
 from mailflow.smtp.server import ServerCore
-from mailflow.smtp.transaction import Transaction
+from mailflow.smtp.transaction import Parameters, Transaction
 
 
 class Keeper:
@@ -76,10 +76,7 @@ def test_messages_pass_unchanged(size):
             ["yes@y.example", "no@y.example"],
             content,
             len(content),
-            body="8BITMIME",
-            ret="FULL",
-            envid="e1",
-            dsn=[("NEVER", "rfc822;q@y.example"), ("", "")],
+            Parameters("8BITMIME", False, "FULL", "e1", [("NEVER", "rfc822;q@y.example"), ("", "")]),
         )
         client.begin(one)
         sent.append(one)

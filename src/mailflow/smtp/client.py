@@ -6,6 +6,9 @@ The shell calls `feed` with what arrived, then reads `finished` (transactions th
 (RFC 2920 §3.1 lets MAIL, RCPT and DATA follow a body in the same group). A content that the shell streams is asked for
 by `wants_body`; it comes by `body` and `end_body`.
 
+What nearly every flight is answered with (250, 250, 354, and one 250 for the dot) is recognised as a whole by
+`_ordinary`; `_any` takes replies one by one and is complete without it.
+
 Invariants: replies are matched to commands by one queue, `_expected`; a transaction in `finished` has one
 answer for each recipient; once CLOSED nothing is sent any more and every unfinished transaction has been
 returned. The core knows no clock, no address and no policy: what an answer means is decided elsewhere.
@@ -16,7 +19,6 @@ returned. The core knows no clock, no address and no policy: what an answer mean
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import ClassVar
@@ -33,11 +35,14 @@ from mailflow.smtp.transaction import (
     mail_command,
     obstacle,
     parse_extensions,
+    plain_envelope,
     rcpt_command,
 )
 
 OWN_BUFFER = 65536
 """Bytes from which a content is handed out as a buffer of its own, so that it is never copied into another."""
+MAX_ACCEPTED = 1024
+"""Bytes of a host's three replies to an ordinary envelope that are remembered, to recognise them."""
 
 
 class State(Enum):
@@ -55,18 +60,24 @@ class State(Enum):
 _CLOSED, _READY, _BUSY = State.CLOSED, State.READY, State.BUSY
 _MAIL, _RCPT, _DATA, _DOT = Step.MAIL, Step.RCPT, Step.DATA, Step.DOT
 
+# What is expected in an ordinary conversation: an envelope with one recipient, the dot, or both.
+_ENVELOPE = (_MAIL, _RCPT, _DATA)
+_END = (_DOT,)
+_END_AND_ENVELOPE = (_DOT, _MAIL, _RCPT, _DATA)
+
 
 class Client:
     """The conversation with one host."""
 
     __slots__ = (
+        "_accepted",
         "_expected",
+        "_held",
         "_helo",
         "_is_large",
         "_name",
         "_needs_reset",
         "_next",
-        "_next_sent",
         "_out",
         "_parser",
         "_pipelining",
@@ -89,10 +100,11 @@ class Client:
         self._name = name
         self._helo = not esmtp
         self._parser = ReplyParser()
-        self._expected: deque[Step] = deque((Step.GREETING,))
+        self._expected: tuple[Step, ...] = (Step.GREETING,)
+        self._accepted = b""
         self._out: list[bytes] = []
         self._next: Transaction | None = None
-        self._next_sent = False
+        self._held: tuple[bytes, tuple[Step, ...]] | None = None
         self._needs_reset = False
         self._pipelining = False
         self._is_large = False
@@ -140,13 +152,14 @@ class Client:
     def take(self) -> list[bytes]:
         """What is to be written now: few buffers, in order; a large content is one of its own, uncopied."""
         out = self._out
+        if len(out) > 1:
+            self._out = []
+            if not self._is_large:
+                return [b"".join(out)]
+            self._is_large = False
+            return _joined(out)
         if out:
             self._out = []
-            if self._is_large:
-                self._is_large = False
-                return _joined(out)
-            if len(out) > 1:
-                return [b"".join(out)]
         return out
 
     # What the shell tells
@@ -156,24 +169,64 @@ class Client:
 
         One that the host cannot take (SIZE, 8BITMIME, SMTPUTF8) goes to `finished` unsent.
         """
-        reason = obstacle(transaction, self.extensions)
-        if reason is not None:
-            transaction.conclude((Step.MAIL, None, reason))
-            self.finished.append(transaction)
-        elif self.current is None:
+        steps: tuple[Step, ...] = _ENVELOPE
+        flight = plain_envelope(transaction, self.extensions)
+        if not flight:
+            reason = obstacle(transaction, self.extensions)
+            if reason is not None:
+                transaction.conclude((_MAIL, None, reason))
+                self.finished.append(transaction)
+                return
+            flight, steps = self._envelope(transaction)
+        if self.current is None:
             self.state = _BUSY
             self.current = transaction
-            self._send_envelope(transaction)
+            self._send(flight, steps)
+            return
+        self._next = transaction
+        if self._expected == _END:  # behind a body that has left already, the envelope may go at once
+            self._send(flight, steps)
         else:
-            self._next = transaction
-            self._next_sent = False
-            # behind a body that has left already, the envelope may go at once
-            if len(self._expected) == 1 and self._expected[0] is _DOT:
-                self._next_sent = True
-                self._send_envelope(transaction)
+            self._held = flight, steps
 
     def feed(self, data: bytes) -> None:
         """Takes bytes from the host; afterwards look at `finished`, `state`, `wants_body` and `take()`."""
+        if not self._ordinary(data):
+            self._any(data)
+
+    def _ordinary(self, data: bytes) -> bool:
+        """Takes the whole of an ordinary answer, or nothing: without a look at each reply, and with the same result.
+
+        Nearly all replies come so: those to an envelope word for word as last time, to the dot one line with 250.
+        """
+        expected, accepted, current = self._expected, self._accepted, self.current
+        if current is None or not self._parser.empty:
+            return False
+        if expected != _ENVELOPE:
+            if expected == _END:
+                line = data
+            elif expected == _END_AND_ENVELOPE and accepted and data.endswith(accepted):
+                line = data[: -len(accepted)]
+            else:
+                return False
+            reply = self._parser.success(line)
+            if reply is None:
+                return False
+            current.conclude((_DOT, reply, None))
+            self._finish(current)
+            current = self.current
+        elif data != accepted:
+            return False
+        self.mark += 1
+        self._expected = ()
+        if current is not None:
+            current.answers.append(None)
+            self._send_content(current)
+        return True
+
+    def _any(self, data: bytes) -> None:
+        """Takes replies one by one."""
+        was_whole, was_envelope = self._parser.empty, self._expected == _ENVELOPE
         garbage = False
         try:
             replies = self._parser.feed(data)
@@ -181,23 +234,28 @@ class Client:
             replies, garbage = error.replies, True
         if replies:
             self.mark += 1
-        expected, pipelining = self._expected, self._pipelining
         for reply in replies:
-            if self.wants_body or not expected:
-                self._unasked(reply)
-                continue
-            step = expected.popleft()
-            code = reply.code
-            if step is _MAIL and pipelining and code == 250:
-                continue  # what counts comes with RCPT
-            if code == 421:  # RFC 5321 §3.8: the host closes, whatever it was asked
-                self._close(step, reply)
-            elif _MAIL <= step <= _DOT and self.current is not None:
-                _MESSAGE[step](self, self.current, reply)
-            else:
-                _SESSION[step](self, reply)
+            self._take_reply(reply)
         if garbage:
             self.fail(End.GARBAGE)
+        elif was_envelope and was_whole and self._parser.empty and [r.code for r in replies] == [250, 250, 354]:
+            self._accepted = data if len(data) <= MAX_ACCEPTED else b""
+
+    def _take_reply(self, reply: Reply) -> None:
+        expected = self._expected
+        if self.wants_body or not expected:
+            self._unasked(reply)
+            return
+        step = expected[0]
+        self._expected = expected[1:]
+        if step is _MAIL and self._pipelining and reply.code == 250:
+            return  # what counts comes with RCPT
+        if reply.code == 421:  # RFC 5321 §3.8: the host closes, whatever it was asked
+            self._close(step, reply)
+        elif _MAIL <= step <= _DOT and self.current is not None:
+            _MESSAGE[step](self, self.current, reply)
+        else:
+            _SESSION[step](self, reply)
 
     def body(self, piece: bytes) -> list[bytes]:
         """The wire form of a streamed content's next piece, to be written as it is."""
@@ -213,9 +271,7 @@ class Client:
     def quit(self) -> None:
         """Says QUIT. Only when no transaction is under way."""
         self.state = State.QUITTING
-        self._out.append(b"QUIT\r\n")
-        self._expected.append(Step.QUIT)
-        self.mark += 1
+        self._send(b"QUIT\r\n", (Step.QUIT,))
 
     def fail(self, end: End) -> None:
         """The connection is of no more use: what is under way ends with `end`; what waits behind it was NOT_BEGUN."""
@@ -226,13 +282,13 @@ class Client:
             self._conclude(self.current, (Step.MAIL if step is None else step, None, end))
         if self._next is not None:
             self._conclude(self._next, (Step.MAIL, None, End.NOT_BEGUN))
-            self._next = None
+            self._next = self._held = None
         self.state = State.CLOSED
         self.end = end
         self.ended_at = step
         self.wants_body = False
         self._out.clear()
-        self._expected.clear()
+        self._expected = ()
 
     # Replies, in the order of the conversation
 
@@ -293,13 +349,8 @@ class Client:
         elif None not in transaction.answers:
             self._out.append(b".\r\n")  # RFC 2920 §3.1: nobody to send it to, end the message at once
             self._expect_dot()
-        elif transaction.content is None:
-            self._stuffer = DotStuffer()
-            self.wants_body = True
         else:
-            self._out += wire_form(transaction.content)
-            self._is_large = self._is_large or len(transaction.content) >= OWN_BUFFER
-            self._expect_dot()
+            self._send_content(transaction)
 
     def _on_dot(self, transaction: Transaction, reply: Reply) -> None:
         if reply.code // 100 == 3:
@@ -338,49 +389,58 @@ class Client:
     # Sending
 
     def _hello(self, step: Step) -> None:
-        self._out.append(f"{step.name} {self._name}\r\n".encode())
-        self._expected.append(step)
+        self._send(f"{step.name} {self._name}\r\n".encode(), (step,))
 
-    def _send_envelope(self, transaction: Transaction) -> None:
+    def _send(self, flight: bytes, steps: tuple[Step, ...]) -> None:
+        """Commands, and the steps that their replies will answer."""
         self.mark += 1
-        expected, offers = self._expected, self.extensions
-        if self._needs_reset:
+        if self._needs_reset and steps[0] is _MAIL:
             self._needs_reset = False
-            self._out.append(b"RSET\r\n")
-            expected.append(Step.RSET)
-        flight = mail_command(transaction, offers)
-        expected.append(_MAIL)
-        count = len(transaction.recipients)
-        if self._pipelining:
-            for index in range(count):
-                flight += rcpt_command(transaction, index, offers)
-                expected.append(_RCPT)
-            flight += "DATA\r\n"
-            expected.append(_DATA)
-        else:
+            flight, steps = b"RSET\r\n" + flight, (Step.RSET, *steps)
+        self._out.append(flight)
+        self._expected += steps
+
+    def _envelope(self, transaction: Transaction) -> tuple[bytes, tuple[Step, ...]]:
+        """A flight and its steps: the whole envelope where the host pipelines, else its first command."""
+        offers, count = self.extensions, len(transaction.recipients)
+        mail = mail_command(transaction, offers)
+        if not self._pipelining:
             self._unsent_rcpts = count
-        self._out.append(flight.encode())
+            return mail.encode(), (_MAIL,)
+        commands = [mail, *(rcpt_command(transaction, index, offers) for index in range(count)), "DATA\r\n"]
+        return "".join(commands).encode(), (_MAIL, *[_RCPT] * count, _DATA)
 
     def _send_rcpt(self, transaction: Transaction) -> None:
         """One command at a time: the next RCPT, or DATA when somebody was accepted."""
         if self._unsent_rcpts:
             index = len(transaction.recipients) - self._unsent_rcpts
             self._unsent_rcpts -= 1
-            self._out.append(rcpt_command(transaction, index, self.extensions).encode())
-            self._expected.append(Step.RCPT)
+            self._send(rcpt_command(transaction, index, self.extensions).encode(), (_RCPT,))
         elif None in transaction.answers:
-            self._out.append(b"DATA\r\n")
-            self._expected.append(Step.DATA)
+            self._send(b"DATA\r\n", (_DATA,))
         else:
             self._needs_reset = True
             self._finish(transaction)
 
+    def _send_content(self, transaction: Transaction) -> None:
+        content = transaction.content
+        if content is None:
+            self._stuffer = DotStuffer()
+            self.wants_body = True
+            return
+        self._out += wire_form(content)
+        if len(content) >= OWN_BUFFER:
+            self._is_large = True
+        self._expect_dot()
+
     def _expect_dot(self) -> None:
-        self._expected.append(_DOT)
+        """The final dot is out; behind it the envelope that was held back for it."""
+        self._expected += _END
         self.mark += 1
-        if self._next is not None and not self._next_sent:
-            self._next_sent = True
-            self._send_envelope(self._next)
+        if self._held is not None:
+            flight, steps = self._held
+            self._held = None
+            self._send(flight, steps)
 
     # Ends
 
@@ -397,8 +457,10 @@ class Client:
         self._next = None
         if following is None:
             self.state = _READY
-        elif not self._next_sent:
-            self._send_envelope(following)
+        elif self._held is not None:
+            flight, steps = self._held
+            self._held = None
+            self._send(flight, steps)
 
     # The conversation as two tables, by step: which function takes the reply
 

@@ -6,9 +6,13 @@ is for one that comes in pieces. Contents have CRLF line ends; line ends are not
 
 from __future__ import annotations
 
+_DOT = ord(".")
+
 
 def wire_form(content: bytes) -> list[bytes]:
     """The buffers to send for a whole content, the end of the message included."""
+    if b"\r\n." not in content and content.endswith(b"\r\n") and content[0] != _DOT:  # by far the most
+        return [content, b".\r\n"]
     if b"\r\n." in content:
         content = content.replace(b"\r\n.", b"\r\n..")
     end = b".\r\n" if content.endswith(b"\r\n") or not content else b"\r\n.\r\n"

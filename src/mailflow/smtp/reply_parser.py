@@ -42,6 +42,18 @@ class ReplyParser:
     def __repr__(self) -> str:
         return f"<ReplyParser buffered={len(self._buffer)} lines={len(self._lines)}>"
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits for more bytes."""
+        return not self._buffer and not self._lines
+
+    def success(self, data: bytes) -> Reply | None:
+        """The reply when the bytes are one whole line with 250; else None, and they are to be fed. Only when `empty`."""
+        if data[:4] != b"250 " or data.find(b"\n") != len(data) - 1 or len(data) > MAX_LINE:
+            return None
+        line = data[:-1]
+        return self._remembered.get(line) or self._line(line)
+
     def feed(self, data: bytes) -> list[Reply]:
         """The replies that `data` completes. Raises `ReplyError`, which carries the replies before the error."""
         if self._buffer:

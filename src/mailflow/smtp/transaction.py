@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from mailflow.smtp.reply import Reply
 
@@ -47,29 +48,27 @@ Answer = tuple[Step, Reply | None, End | None]
 """What became of a recipient: at which step, and either the reply or the reason why there is none."""
 
 
-_ALL_ACCEPTED: list[Answer | None] = [None]
+class Parameters(NamedTuple):
+    """What is said in MAIL and RCPT besides addresses and size."""
+
+    body: str = ""
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    dsn: Sequence[tuple[str, str]] = ()
+    """(NOTIFY, ORCPT) for each recipient, or empty."""
+
+
+NO_PARAMETERS = Parameters()
 
 
 class Transaction:
     """One message to some recipients, and their answers.
 
-    `content` is the message, CRLF line ends, dots not doubled; None when the shell will stream it. `dsn` has
-    (NOTIFY, ORCPT) for each recipient, or is empty. `tag` is the caller's own.
+    `content` is the message, CRLF line ends, dots not doubled; None when the shell will stream it.
     """
 
-    __slots__ = (
-        "answers",
-        "body",
-        "content",
-        "dsn",
-        "envid",
-        "recipients",
-        "ret",
-        "sender",
-        "size",
-        "smtputf8",
-        "tag",
-    )
+    __slots__ = ("answers", "content", "parameters", "recipients", "sender", "size")
 
     def __init__(
         self,
@@ -77,24 +76,13 @@ class Transaction:
         recipients: Sequence[str],
         content: bytes | None,
         size: int,
-        *,
-        body: str = "",
-        smtputf8: bool = False,
-        ret: str = "",
-        envid: str = "",
-        dsn: Sequence[tuple[str, str]] = (),
-        tag: object = None,
+        parameters: Parameters = NO_PARAMETERS,
     ) -> None:
         self.sender = sender
         self.recipients = recipients
         self.content = content
         self.size = size
-        self.body = body
-        self.smtputf8 = smtputf8
-        self.ret = ret
-        self.envid = envid
-        self.dsn = dsn
-        self.tag = tag
+        self.parameters = parameters
         self.answers: list[Answer | None] = []
         """One for each recipient when finished; while under way None marks those that the host has accepted so far."""
 
@@ -103,18 +91,22 @@ class Transaction:
 
     def conclude(self, answer: Answer) -> None:
         """Every recipient without a final answer gets this one."""
-        if self.answers == _ALL_ACCEPTED and len(self.recipients) == 1:  # by far the most
-            self.answers[0] = answer
+        answers = self.answers
+        missing = len(self.recipients) - len(answers)
+        if answers == _ACCEPTED and not missing:  # by far the most
+            answers[0] = answer
             return
-        missing = len(self.recipients) - len(self.answers)
-        self.answers = [answer if found is None else found for found in self.answers]
+        self.answers = [answer if found is None else found for found in answers]
         self.answers += [answer] * missing
+
+
+_ACCEPTED: list[Answer | None] = [None]
 
 
 class Extensions:
     """What the host's EHLO reply offers."""
 
-    __slots__ = ("dsn", "eight_bit", "keywords", "pipelining", "size", "size_limit", "utf8")
+    __slots__ = ("dsn", "eight_bit", "is_usual", "keywords", "pipelining", "size", "size_limit", "utf8")
 
     def __init__(self, keywords: dict[str, str]) -> None:
         self.keywords = keywords
@@ -127,6 +119,8 @@ class Extensions:
         self.eight_bit = "8BITMIME" in keywords
         self.utf8 = "SMTPUTF8" in keywords
         self.dsn = "DSN" in keywords
+        self.is_usual = self.pipelining and self.size
+        """Whether `plain_envelope` will do."""
 
     def __repr__(self) -> str:
         return f"<Extensions {' '.join(self.keywords)}>"
@@ -148,12 +142,12 @@ def obstacle(transaction: Transaction, offers: Extensions) -> End | None:
     addresses = transaction.sender + "".join(transaction.recipients)
     if not addresses.isprintable() and ("\n" in addresses or "\r" in addresses):
         return End.BAD_ADDRESS
-    content = transaction.content
-    if transaction.body == "8BITMIME" and not offers.eight_bit and (content is None or not content.isascii()):
+    content, parameters = transaction.content, transaction.parameters
+    if parameters.body == "8BITMIME" and not offers.eight_bit and (content is None or not content.isascii()):
         return End.NEEDS_8BITMIME  # RFC 6152 §3; 8BITMIME that was declared and not used does no harm
     plain = addresses.isascii()
-    if transaction.smtputf8 or not plain:
-        transaction.smtputf8 = True
+    if parameters.smtputf8 or not plain:
+        transaction.parameters = parameters._replace(smtputf8=True)
         if not offers.utf8 and (not plain or _needs_utf8(content)):
             return End.NEEDS_SMTPUTF8
     return None
@@ -164,26 +158,43 @@ def _needs_utf8(content: bytes | None) -> bool:
     return content is None or not content[: content.find(b"\r\n\r\n") + 1 or len(content)].isascii()
 
 
+def plain_envelope(transaction: Transaction, offers: Extensions) -> bytes:
+    """The whole flight for what nearly every message is, and the host can take: one recipient, ASCII, no parameters.
+
+    Empty for any other, which takes `obstacle` and the commands one by one.
+    """
+    recipients, size, sender = transaction.recipients, transaction.size, transaction.sender
+    if not offers.is_usual or len(recipients) != 1 or transaction.parameters is not NO_PARAMETERS:
+        return b""
+    recipient = recipients[0]
+    addresses = sender + recipient
+    if 0 < offers.size_limit < size or not addresses.isascii() or not addresses.isprintable():
+        return b""
+    return f"MAIL FROM:<{sender}> SIZE={size}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
+
+
 def mail_command(transaction: Transaction, offers: Extensions) -> str:
     """MAIL, with its line end."""
     command = f"MAIL FROM:<{transaction.sender}>"
+    body, smtputf8, ret, envid, _ = transaction.parameters
     if offers.size:
         command += f" SIZE={transaction.size}"
-    if transaction.body and offers.eight_bit:
-        command += f" BODY={transaction.body}"
-    if transaction.smtputf8 and offers.utf8:
+    if body and offers.eight_bit:
+        command += f" BODY={body}"
+    if smtputf8 and offers.utf8:
         command += " SMTPUTF8"
-    if (transaction.ret or transaction.envid) and offers.dsn:
-        command += f" RET={transaction.ret}" if transaction.ret else ""
-        command += f" ENVID={transaction.envid}" if transaction.envid else ""
+    if offers.dsn:
+        command += f" RET={ret}" if ret else ""
+        command += f" ENVID={envid}" if envid else ""
     return command + "\r\n"
 
 
 def rcpt_command(transaction: Transaction, index: int, offers: Extensions) -> str:
     """RCPT for the recipient at `index`, with its line end."""
     command = f"RCPT TO:<{transaction.recipients[index]}>"
-    if transaction.dsn and offers.dsn:
-        notify, orcpt = transaction.dsn[index]
+    dsn = transaction.parameters.dsn
+    if dsn and offers.dsn:
+        notify, orcpt = dsn[index]
         command += f" NOTIFY={notify}" if notify else ""
         command += f" ORCPT={orcpt}" if orcpt else ""
     return command + "\r\n"

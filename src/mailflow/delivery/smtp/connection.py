@@ -117,7 +117,8 @@ class Connection(asyncio.Protocol):
         if self.history:
             delivery.hosts.extend(self.history)
             self.history = ()
-        self.client.begin(job.transaction(self._settings.recipients_per_message))
+        job.prepare(self._settings.recipients_per_message)
+        self.client.begin(job)
         if not self._pumping:
             self._pump()
 
@@ -230,7 +231,7 @@ class Connection(asyncio.Protocol):
                 self._owner.finished(self, transaction)
         self._pumping = False
         if client.wants_body and self._stream is None and client.current is not None:
-            self._stream = self._owner.spawn(self._send_file(cast("Job", client.current.tag)))
+            self._stream = self._owner.spawn(self._send_file(cast("Job", client.current)))
         self._flush()
         if client.state is _CLOSED and self._transport is not None and not self._transport.is_closing():
             self._transport.close() if client.end is End.REPLY else self._transport.abort()

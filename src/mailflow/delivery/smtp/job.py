@@ -9,15 +9,19 @@ uses up one of the job's bounds (`tried` hosts, `restarts`), so a job always end
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from mailflow.delivery.request import Delivery, Done, Fact, Stage, Trouble
 from mailflow.delivery.trouble import next_host, same_host_again
-from mailflow.envelope import PLAIN
+from mailflow.envelope import PLAIN, Options
 from mailflow.report import HostAttempt
-from mailflow.smtp.transaction import Answer, End, Step, Transaction
+from mailflow.smtp.reply import Reply
+from mailflow.smtp.transaction import NO_PARAMETERS, Answer, End, Parameters, Step, Transaction
 
 MAX_RESTARTS = 5
 """How often a job may find its kept connection dead before that counts as the host's failure."""
+
+_FIRST = (0,)
 
 _STAGE = (
     Stage.BANNER,
@@ -46,22 +50,21 @@ _TROUBLE = {
 }
 
 
-class Job:
-    """One delivery, and who wants to know its end."""
+class Job(Transaction):
+    """One delivery, and who wants to know its end. For the client it is the transaction, filled anew for each round."""
 
-    __slots__ = ("began", "delivery", "done", "facts", "open", "restarts", "sent", "tried")
+    __slots__ = ("began", "delivery", "done", "facts", "open", "restarts", "tried")
 
     def __init__(self, delivery: Delivery, done: Done) -> None:
+        # the base's fields are filled by `prepare`: one job is made for each message, and one call less for it
         self.delivery = delivery
         self.done = done
         count = len(delivery.recipients)
         self.facts: list[Fact | None] = [None] * count
         """What was seen so far; for an open recipient what the last host did."""
-        self.open: list[int] = list(range(count)) if count > 1 else [0]
+        self.open: Sequence[int] = _FIRST if count == 1 else range(count)
         """Indexes of the recipients that have no final fact."""
-        self.sent: list[int] = []
-        """Those of them that are in the transaction under way."""
-        self.tried: list[str] = []
+        self.tried: tuple[str, ...] = ()
         """"address:port" of the hosts that had their chance."""
         self.restarts = 0
         self.began = 0.0
@@ -70,49 +73,61 @@ class Job:
     def __repr__(self) -> str:
         return f"<Job {self.delivery!r} open={len(self.open)} tried={self.tried} restarts={self.restarts}>"
 
-    def transaction(self, limit: int) -> Transaction:
-        """The next transaction: at most `limit` of the open recipients."""
+    def prepare(self, limit: int) -> None:
+        """Makes the next transaction of it: at most `limit` of the open recipients."""
         delivery = self.delivery
         message, content = delivery.message, delivery.content
-        self.sent = sent = self.open if len(self.open) <= limit else self.open[:limit]
-        addresses, dsn, wants_dsn = [], [], False
-        for index in sent:
-            recipient = delivery.recipients[index]
-            addresses.append(recipient.address)
-            dsn.append((recipient.notify, recipient.orcpt))
-            wants_dsn = wants_dsn or recipient.notify != "" or recipient.orcpt != ""
-        if isinstance(content, bytes):
-            transaction = Transaction(message.sender, addresses, content, len(content), tag=self)
+        if len(self.open) == 1:  # by far the most
+            recipient = delivery.recipients[self.open[0]]
+            self.recipients = (recipient.address,)
+            wants_dsn = recipient.notify != "" or recipient.orcpt != ""
         else:
-            transaction = Transaction(message.sender, addresses, None, content.size, tag=self)
-        if wants_dsn:
-            transaction.dsn = dsn
-        options = message.options
-        if options is not PLAIN:
-            transaction.body, transaction.smtputf8 = options.body, options.smtputf8
-            transaction.ret, transaction.envid = options.ret, options.envid
-        return transaction
+            recipients = [delivery.recipients[index] for index in self.open[:limit]]
+            self.recipients = [recipient.address for recipient in recipients]
+            wants_dsn = any(recipient.notify or recipient.orcpt for recipient in recipients)
+        self.sender = message.sender
+        if isinstance(content, bytes):
+            self.content, self.size = content, len(content)
+        else:
+            self.content, self.size = None, content.size
+        self.answers = []
+        if wants_dsn or message.options is not PLAIN:
+            self.parameters = self._parameters(message.options)
+        else:
+            self.parameters = NO_PARAMETERS
+
+    def _parameters(self, options: Options) -> Parameters:
+        """What the client asked for beyond addresses, for the recipients that were prepared."""
+        chosen = [self.delivery.recipients[index] for index in self.open[: len(self.recipients)]]
+        dsn = [(recipient.notify, recipient.orcpt) for recipient in chosen]
+        return Parameters(options.body, options.smtputf8, options.ret, options.envid, dsn)
 
     def restart(self) -> bool:
         """Whether the job may go to another connection as if nothing had been; counts."""
         self.restarts += 1
         return self.restarts <= MAX_RESTARTS
 
-    def take_in(self, answers: list[Answer | None], host: HostAttempt, *, other_hosts: bool) -> None:
+    @property
+    def delivered(self) -> Reply | None:
+        """The host's word, if this is what nearly every transaction is: the job's only recipient, and accepted."""
+        if len(self.facts) != 1:
+            return None
+        answer = self.answers[0]
+        if answer is None or answer[0] is not Step.DOT or answer[1] is None or answer[1].code >= 300:
+            return None
+        return answer[1]
+
+    def take_in(self, host: HostAttempt, *, other_hosts: bool) -> None:
         """Notes the answers of a finished transaction; `open` is afterwards who needs another one.
 
         `other_hosts`: whether there are hosts that this job has not tried.
         """
         self.delivery.hosts.append(host)
-        if len(self.facts) == 1 and len(answers) == 1:  # by far the most
-            fact = fact_of(answers[0], host)
-            self.facts[0] = fact
-            if not other_hosts or not next_host(fact):
-                self.open = []
-            return
+        answers = self.answers
+        sent = self.open[: len(answers)]
         accepted = any(answer is not None and answer[0] is Step.DOT for answer in answers)
-        stay = set(self.open[len(self.sent) :])
-        for index, answer in zip(self.sent, answers, strict=True):
+        stay = set(self.open[len(sent) :])
+        for index, answer in zip(sent, answers, strict=True):
             fact = self.facts[index] = fact_of(answer, host)
             if (accepted and same_host_again(fact)) or (other_hosts and next_host(fact)):
                 stay.add(index)

@@ -26,6 +26,7 @@ from mailflow.delivery.smtp.hosts import Host
 from mailflow.delivery.smtp.job import Job, end_words
 from mailflow.report import HostAttempt
 from mailflow.setting import Endpoint
+from mailflow.smtp.reply import Reply
 from mailflow.smtp.transaction import End, Step, Transaction
 
 MAX_WAITING = 1000
@@ -183,26 +184,23 @@ class Site:
 
     def finished(self, connection: Connection, transaction: Transaction) -> None:
         """A transaction has all its answers: the connection is free before the job ends, as its end may bring the next."""
-        job = cast("Job", transaction.tag)
-        answers = transaction.answers
-        last = answers[-1]
+        job = cast("Job", transaction)
+        reply = job.delivered
+        if reply is not None:
+            self._delivered(connection, job, reply)
+            return
+        last = job.answers[-1]
         again = False
         if last is None or last[1] is None or last[1].code == 421:
-            again = _untouched(connection, transaction) and not self._closing and job.restart()
+            again = _untouched(connection, job) and not self._closing and job.restart()
         if again and connection.kept:
             # those kept longer are no better
             for other in list(self._idle):
                 other.hang_up()
         if not again:
-            connection.served += 1
-            if not connection.is_gone:
-                self._proven = True
-                self._depth = 2 if connection.client.extensions.pipelining else 1
-            host = connection.host
-            seconds = connection.time() - job.began
-            words = end_words(answers)
-            record = HostAttempt(host.name, host.address, host.port, words, self._home.now(), seconds)
-            job.take_in(answers, record, other_hosts=self._addresses > 1 and self._has_others(job, host))
+            self._count(connection)
+            record = self._record(connection, job, end_words(job.answers))
+            job.take_in(record, other_hosts=self._addresses > 1 and self._has_others(job, connection.host))
         self._free(connection)
         if not job.open:
             job.finish()
@@ -211,9 +209,28 @@ class Site:
         else:
             self._detour(job)
 
+    def _delivered(self, connection: Connection, job: Job, reply: Reply) -> None:
+        """The same for what nearly every transaction is: nothing is left open, and no other host is asked."""
+        self._count(connection)
+        record = self._record(connection, job, reply.text)
+        job.delivery.hosts.append(record)
+        job.facts[0] = Fact(Stage.DOT, reply, None, record)
+        self._free(connection)
+        job.finish()
+
+    def _count(self, connection: Connection) -> None:
+        connection.served += 1
+        if not self._proven and not connection.is_gone:
+            self._proven = True
+            self._depth = 2 if connection.client.extensions.pipelining else 1
+
+    def _record(self, connection: Connection, job: Job, words: str) -> HostAttempt:
+        host = connection.host
+        return HostAttempt(host.name, host.address, host.port, words, self._home.now(), connection.time() - job.began)
+
     def _has_others(self, job: Job, host: Host) -> bool:
         """Whether there are hosts that the job has not tried; this one now counts as tried."""
-        job.tried.append(host.key)
+        job.tried += (host.key,)
         return not self._closing and len(set(job.tried)) < self._addresses
 
     def gone(self, connection: Connection) -> None:
@@ -293,15 +310,15 @@ class Site:
         return NoConnection(Fact(Stage.CONNECT, None, Trouble.IO_ERROR), [])
 
 
-def _untouched(connection: Connection, transaction: Transaction) -> bool:
+def _untouched(connection: Connection, job: Job) -> bool:
     """Whether the host has done nothing about this message, so that another connection may have it as if it were new.
 
     That is so behind a message under which the connection was lost, and on a kept connection that the
     host had closed, or was closing (421), before our MAIL came.
     """
-    if transaction.answers[0] is None:
+    if job.answers[0] is None:
         return False
-    step, reply, end = transaction.answers[0]
+    step, reply, end = job.answers[0]
     if end is End.NOT_BEGUN:
         return True
     stale = end is End.LOST or (reply is not None and reply.code == 421)
