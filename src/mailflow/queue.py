@@ -113,6 +113,7 @@ class Queue:
         if self._closed:
             self._loop.call_soon(done, QueueError("the queue is closed"))
         elif self._writer.waiting_bytes > self.settings.write_buffer:
+            self.discard(message)
             self._loop.call_soon(done, QueueError(f"more than write_buffer waits for the disk ({self._writer!r})"))
         else:
             self._writer.enqueue(message, done)
