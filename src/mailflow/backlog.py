@@ -7,18 +7,23 @@ delivered. This is the pure bookkeeping between them. Callers (only `flow`):
 - `take(now)`: the next destination to load a slice for, or None; it is then `loading` until
 - `loaded(...)`: the slice has come; what else is due and since when;
 - `postpone(destination, due, until)` instead, when the load was not made: no room in memory at present;
-- `unblock(destination)`: there is room again.
+- `unblock(destination)`: there is room again;
+- `wake(destination, now)`: the operator made something due, wherever it stands.
 
 Invariants: a destination that was noted is taken again and again until a slice was complete, so nothing on disk
-is forgotten; a slice that was not complete is followed by the one behind it (`after`); only one load per destination
-is under way. One small object per destination with mail on disk, a heap entry for each change. No I/O, no clock.
+is forgotten; a slice that was not complete is followed by the one behind it (`after`), and the last of them by the
+first again when something was noted meanwhile that may stand in front; only one load per destination is under way.
+One small object per destination with mail on disk, a heap entry for each change. No I/O, no clock.
 """
 
 from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from mailflow.queue import Position
 
 NEVER = float("inf")
 
@@ -27,8 +32,8 @@ class LoadRequest(NamedTuple):
     """What to ask the queue for."""
 
     destination: str
-    after: Any
-    """The `Position` behind which the slice begins; None = from the start."""
+    after: Position | None
+    """The position behind which the slice begins; None = from the start."""
 
 
 @dataclass(slots=True)
@@ -36,7 +41,9 @@ class _Site:
     destination: str
     due: float = NEVER
     """The earliest due time known of what is on disk only."""
-    after: Any = None
+    after: Position | None = None
+    again: float = NEVER
+    """The earliest due time of what was noted while slices went on, and may stand in front of the next one."""
     loading: bool = False
     blocked_until: float = 0.0
     fresh: bool = field(default=False)
@@ -50,53 +57,61 @@ class Backlog:
     """See the module's description."""
 
     def __init__(self) -> None:
-        self._sites: dict[str, _Site] = {}
+        self.sites: dict[str, _Site] = {}
+        """By destination; empty when all that is due is in memory, which callers on the hot path look at first."""
         self._heap: list[tuple[float, int, _Site]] = []
         self._sequence = 0
 
     def __len__(self) -> int:
-        return len(self._sites)
+        return len(self.sites)
 
     def __repr__(self) -> str:
-        loading = sum(s.loading for s in self._sites.values())
-        return f"<Backlog destinations={len(self._sites)} loading={loading}>"
+        loading = sum(s.loading for s in self.sites.values())
+        return f"<Backlog destinations={len(self.sites)} loading={loading}>"
 
     def note(self, destination: str, due: float, *, fresh: bool = False) -> None:
         """A recipient of `destination`, due at `due`, is on disk only. `fresh`: it was never tried."""
-        site = self._sites.get(destination)
+        site = self.sites.get(destination)
         if site is None:
-            site = self._sites[destination] = _Site(destination)
+            site = self.sites[destination] = _Site(destination)
         site.fresh |= fresh
+        if site.after is not None and due <= site.after.due:
+            site.again = min(site.again, due)
         if due < site.due:
             site.due = due
             self._push(site)
 
     def has_fresh(self, destination: str) -> bool:
         """Whether new mail for this destination has to queue behind older new mail on disk."""
-        site = self._sites.get(destination)
+        site = self.sites.get(destination)
         return site is not None and site.fresh
 
     def take(self, now: float) -> LoadRequest | None:
         """The next destination with mail that is due, in order of due time; None when there is none."""
         while self._heap and self._heap[0][0] <= now:
             at, _, site = heapq.heappop(self._heap)
-            if site.loading or at != site.wake_at() or self._sites.get(site.destination) is not site:
+            if site.loading or at != site.wake_at() or self.sites.get(site.destination) is not site:
                 continue
             site.loading = True
             site.due = NEVER
             return LoadRequest(site.destination, site.after)
         return None
 
-    def loaded(self, destination: str, *, after: Any, complete: bool, next_due: float | None, now: float) -> None:
+    def loaded(
+        self, destination: str, *, after: Position | None, complete: bool, next_due: float | None, now: float
+    ) -> None:
         """The slice asked for has come. `after`: its last position; `complete`: nothing due is behind it;
         `next_due`: the earliest due time of what is not due yet."""
-        site = self._sites[destination]
+        site = self.sites[destination]
         site.loading = False
         if complete:
             site.after = None
+            site.due, site.again = min(site.due, site.again), NEVER
             site.fresh = site.fresh and site.due != NEVER  # noted while the slice was on its way
         else:
             site.after = after
+            if after is None or site.due <= after.due:
+                site.again = min(site.again, site.due)
             site.due = min(site.due, now)
         if next_due is not None:
             site.due = min(site.due, next_due)
@@ -105,15 +120,23 @@ class Backlog:
     def postpone(self, destination: str, due: float, until: float) -> None:
         """The load was not made, or failed: something is due since `due`, but it is not taken before `until`
         or `unblock`. The next load begins where this one would have."""
-        site = self._sites[destination]
+        site = self.sites[destination]
         site.loading = False
         site.due = min(site.due, due)
         site.blocked_until = until
         self._settle(site)
 
+    def wake(self, destination: str, now: float) -> None:
+        """Mail of this destination became due, at any place in its order, and shall not wait for room: the site may be up."""
+        self.note(destination, now)
+        site = self.sites[destination]
+        if site.loading or site.after is not None:
+            site.again = min(site.again, now)
+        self.unblock(destination)
+
     def unblock(self, destination: str) -> None:
         """There is room again."""
-        site = self._sites.get(destination)
+        site = self.sites.get(destination)
         if site is not None and site.blocked_until:
             site.blocked_until = 0.0
             if site.due != NEVER:
@@ -123,14 +146,14 @@ class Backlog:
         """When `take` will have something, if nothing else happens; None = never."""
         while self._heap:
             at, _, site = self._heap[0]
-            if not site.loading and at == site.wake_at() and self._sites.get(site.destination) is site:
+            if not site.loading and at == site.wake_at() and self.sites.get(site.destination) is site:
                 return at
             heapq.heappop(self._heap)
         return None
 
     def _settle(self, site: _Site) -> None:
         if site.due == NEVER:
-            del self._sites[site.destination]
+            del self.sites[site.destination]
         else:
             self._push(site)
 

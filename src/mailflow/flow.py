@@ -28,7 +28,7 @@ from mailflow.backlog import Backlog
 from mailflow.bouncing import Bouncing
 from mailflow.cleanup import Cleaner
 from mailflow.delivery.request import Agent, Delivery, Fact, Stage, Trouble
-from mailflow.delivery.trouble import SiteHealth, health
+from mailflow.delivery.trouble import SiteHealth, about_site, health
 from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
 from mailflow.errors import QueueDamaged, QueueError, QueueFull
 from mailflow.ids import format_id
@@ -167,11 +167,12 @@ class Flow:
     def _admit_group(self, message: Message, recipients: list[Recipient]) -> None:
         """The recipients of a new message that go to one destination."""
         destination = recipients[0].destination
-        if self._scheduler.admits(destination) and not self._backlog.has_fresh(destination):
+        behind = self._backlog.sites and self._backlog.has_fresh(destination)
+        if not behind and self._scheduler.admits(destination):
             self._add(message, recipients, Lane.NEW)
         else:
             self._backlog.note(destination, recipients[0].due, fresh=True)
-            self._drop(message, recipients)
+            self._let_go(message, recipients)
 
     def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
         self._active[message.id] = message
@@ -190,7 +191,8 @@ class Flow:
             if message is not found:
                 known = {r.number for r in message.recipients}
                 found.recipients = [r for r in found.recipients if r.number not in known]
-                message.recipients.extend(found.recipients)
+                # a new list: the old one may be the list of a delivery under way
+                message.recipients = message.recipients + found.recipients
             if found.recipients:
                 self._add(message, found.recipients, Lane.DEFERRED if found.recipients[0].attempts else Lane.NEW)
         self.pump()
@@ -201,17 +203,19 @@ class Flow:
             return
         self._pumping = True
         try:
-            self._loader.pump()
-            while (job := self._scheduler.next(self._clock())) is not None:
-                self._attempt(job)
+            if self._backlog.sites:
+                self._loader.pump()
+            clock = self._clock()
+            while (job := self._scheduler.next(clock)) is not None:
+                self._attempt(job, clock)
         finally:
             self._pumping = False
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        """One timer for the flow: the earlier of what scheduler and backlog wait for."""
-        clock = self._clock()
         at = self._scheduler.deadline()
+        if at is not None or self._backlog.sites:
+            self._set_timer(at, clock)
+
+    def _set_timer(self, at: float | None, clock: float) -> None:
+        """One timer for the flow: the earlier of what the scheduler (`at`) and the backlog wait for."""
         due = self._backlog.deadline()
         if due is not None:
             due = clock + max(0.001, due - self._now())
@@ -229,10 +233,10 @@ class Flow:
 
     # Out: content, agent, outcome
 
-    def _attempt(self, job: Job) -> None:
+    def _attempt(self, job: Job, clock: float) -> None:
         delivery: Delivery = job.payload
         delivery.job = job
-        delivery.started = delivery.connected = self._clock()
+        delivery.started = delivery.connected = clock
         content = delivery.message.content
         if content is None:
             self._queue.content(delivery.message).add_done_callback(partial(self._fetched, delivery))
@@ -240,6 +244,8 @@ class Flow:
             self._start(delivery, content)
 
     def _fetched(self, delivery: Delivery, load: asyncio.Future[Content]) -> None:
+        if self._closing:
+            return  # nothing is begun any more; it is due at the next start
         error = None if load.cancelled() else load.exception()
         if load.cancelled() or error is not None:
             trouble = Trouble.DAMAGED if isinstance(error, QueueDamaged) else Trouble.IO_ERROR
@@ -257,14 +263,15 @@ class Flow:
         job: Job = delivery.job  # type: ignore[assignment]
         clock = self._clock()
         conclusion = conclude(delivery, self.parts.policy, self._now(), clock)
-        self._scheduler.report(job, _FEEDBACK[health(delivery)], clock)
+        feedback = _FEEDBACK[health(delivery)]
+        self._scheduler.report(job, feedback, clock)
         if conclusion.returned:
             self._add(delivery.message, conclusion.returned, job.lane, first=True)
         if conclusion.reports:
             self._settle(delivery, conclusion)
-        if self._scheduler.is_dead(job.destination):
+        if feedback is not Feedback.GOOD and self._scheduler.is_dead(job.destination):
             self._suspend(job.destination, delivery)
-        if self._scheduler.admits(job.destination, Lane.DEFERRED):
+        if self._backlog.sites and self._scheduler.admits(job.destination, Lane.DEFERRED):
             self._backlog.unblock(job.destination)
         self.pump()
 
@@ -294,7 +301,8 @@ class Flow:
         message = settlement.message
         self._drop(message, settlement.done + settlement.deferred)
         if error is not None:
-            return  # the queue has closed for good; everything undone is due at the next start
+            self._unsettled(settlement, error)
+            return
         for recipient in settlement.deferred:
             self._backlog.note(recipient.destination, recipient.due)
         for bounce in settlement.new:
@@ -304,11 +312,24 @@ class Flow:
         if message.remaining == 0:
             self._journal.removed(message)
 
+    def _unsettled(self, settlement: Settlement, error: QueueError) -> None:
+        """The queue refused the consequences. On disk nothing has changed: everything is due, now or after a restart."""
+        message = settlement.message
+        message.remaining += len(settlement.done)
+        self._journal.unsettled(message, str(error))
+        later = self._now() + self.parts.policy.longest_wait
+        for recipient in settlement.done + settlement.deferred:
+            self._backlog.note(recipient.destination, later)
+
     def _drop(self, message: Message, recipients: list[Recipient]) -> None:
-        """Takes recipients out of memory: they are gone, or on disk only."""
+        """Takes recipients out of memory that were attempted or are held: a slice under way may show them as they were."""
         if self._loader.loading:
             for recipient in recipients:
                 self._loader.forget(message.id, recipient.number)
+        self._let_go(message, recipients)
+
+    def _let_go(self, message: Message, recipients: list[Recipient]) -> None:
+        """They are gone, or on disk only."""
         if len(recipients) == len(message.recipients):
             message.recipients = []
             self._active.pop(message.id, None)
@@ -334,10 +355,13 @@ class Flow:
     # Sites that are down
 
     def _suspend(self, destination: str, failed: Delivery) -> None:
-        """A site is dead: what waits for it in memory is deferred for the same reason, without an attempt."""
-        jobs = self._scheduler.withdraw(destination, self._clock())
-        if jobs:
-            self._give_up(deque(jobs), failed.facts[0])
+        """A site is dead: what waits for it in memory is deferred for the same reason, without an attempt.
+
+        Nobody fails for another's fault: without a reason that is the site's, and passes, the jobs wait for the probe.
+        """
+        fact = about_site(failed)
+        if fact is not None and (jobs := self._scheduler.withdraw(destination, self._clock())):
+            self._give_up(deque(jobs), fact)
 
     def _give_up(self, jobs: deque[Job], fact: Fact) -> None:
         for _ in range(min(SUSPENDED_AT_ONCE, len(jobs))):
@@ -361,7 +385,7 @@ class Flow:
         """Mail for this destination on disk may be due now; `probe`: also if it is taken for dead."""
         if probe:
             self._scheduler.wake(destination, self._clock())
-        self._backlog.note(destination, self._now())
+        self._backlog.wake(destination, self._now())
 
     def __repr__(self) -> str:
         return f"<Flow active={len(self._active)} {self._scheduler!r} {self._backlog!r}>"

@@ -80,31 +80,30 @@ class Incoming:
         """Takes the next bytes of the content. False: pause until `on_drain` is called."""
         if self._file is not None:
             return self._file.write(chunk)
-        self._chunks.append(chunk)
+        if self._refusal is not None:
+            return True  # the rest of a refused message is not kept
         size = len(chunk)
-        self._size += size
+        self._chunks.append(chunk)
         self._budget.used += size
-        if self._size <= SMALL or self._refusal:
+        self._size = size = self._size + size
+        if size <= SMALL or self._refusal:
             return True
-        if self._size <= self._flow.parts.threshold and not self._budget.exhausted():
+        if size <= self._flow.parts.threshold and not self._budget.exhausted():
             return True
         return self._spill()
 
     def finish(self, done: Answer) -> None:
         """The content is complete. `done` is called once with what the client hears: at once, or after the commit."""
-        if self._refusal is not None:
-            self._forget_chunks()
-            done(self._refusal)
-        elif self._file is not None:
+        if self._file is not None:
             self._file.finish(lambda result: self._written(result, done))
+            return
+        parts = self._refusal or self._cleaned(complete=True)
+        self._forget_chunks()
+        if isinstance(parts, Reply):
+            done(parts)
         else:
-            parts = self._cleaned(complete=True)
-            self._forget_chunks()
-            if isinstance(parts, Reply):
-                done(parts)
-            else:
-                content = b"".join(parts)
-                self._flow.accept(self._message(content, len(content)), done)
+            content = b"".join(parts)
+            self._flow.accept(self._message(content, len(content)), done)
 
     def abort(self) -> None:
         """The client went away, or the message was refused: nothing of it stays."""
@@ -117,9 +116,9 @@ class Incoming:
         envelope, chunks = self._envelope, self._chunks
         recipients = envelope.recipients
         first = chunks[0] if chunks else b""
-        rest: list[bytes] = chunks[1:]
+        rest = chunks[1:] if len(chunks) > 1 else ()
         if rest and b"\r\n\r\n" not in first:  # the header came in several pieces
-            first, rest = b"".join(chunks), []
+            first, rest = b"".join(chunks), ()
         cleaned = self._flow.parts.cleaner.clean(
             first,
             peer=envelope.peer,
@@ -130,7 +129,7 @@ class Incoming:
             trusted=envelope.trusted,
             complete=complete,
         )
-        return cleaned if isinstance(cleaned, Reply) else (cleaned.prefix, cleaned.head, *rest)
+        return cleaned if isinstance(cleaned, Reply) else (*cleaned, *rest)
 
     def _spill(self) -> bool:
         """Too large for memory: the content goes to a file from here on."""
@@ -170,4 +169,5 @@ class Incoming:
 
     def _forget_chunks(self) -> None:
         self._budget.used -= self._size
-        self._chunks, self._size = [], 0
+        self._chunks.clear()
+        self._size = 0

@@ -61,6 +61,10 @@ class Journal:
         """The queue could not take it; the client was told to try again."""
         self._event("reject", Level.WARNING, id=message.queue_id, from_=message.sender, reason=reason)
 
+    def unsettled(self, message: Message, reason: str) -> None:
+        """The queue could not store what became of a delivery; it will be repeated."""
+        self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=f"not settled: {reason}")
+
     def outcome(self, report: DeliveryReport) -> None:
         """What became of one recipient."""
         ok = report.action in (Action.DELIVERED, Action.RELAYED)

@@ -5,7 +5,7 @@ slice; what comes is handed to `take`. At most `LOADS` slices are on their way a
 
 One danger has to be excluded here: a recipient that was delivered while a slice with it was being read must not be
 delivered again. `Loader.forget` is told of every recipient that leaves memory (after its transaction), and what was
-forgotten while a load was under way is struck from that slice.
+forgotten while a load was under way is struck from that slice, and from that one only.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Loader:
         `now` is in seconds since 1970, `clock` the scheduler's."""
         self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
         self._take, self._now, self._clock = take, now, clock
-        self._loads: set[asyncio.Future[Slice]] = set()
-        self._gone: set[tuple[int, int]] = set()
+        self._loads: dict[asyncio.Future[Slice], set[tuple[int, int]]] = {}
+        """The loads under way, each with what left memory since it began."""
 
     @property
     def loading(self) -> bool:
@@ -59,8 +59,8 @@ class Loader:
 
     def forget(self, message_id: int, number: int = EVERY) -> None:
         """A recipient has left memory, its delivery's transaction is on disk; or `EVERY` one of a message."""
-        if self._loads:
-            self._gone.add((message_id, number))
+        for gone in self._loads.values():
+            gone.add((message_id, number))
 
     def pump(self) -> None:
         """Starts the loads that are due and for which there is room."""
@@ -76,7 +76,7 @@ class Loader:
                 self._backlog.postpone(destination, now, now + max(BLOCKED_SECONDS, dead - self._clock()))
                 continue
             load = self._queue.load(destination, request.after, now, min(SLICE, room))
-            self._loads.add(load)
+            self._loads[load] = set()
             load.add_done_callback(partial(self._loaded, destination))
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Loader:
             load.cancel()
 
     def _loaded(self, destination: str, load: asyncio.Future[Slice]) -> None:
-        self._loads.discard(load)
+        gone = self._loads.pop(load)
         now = self._now()
         if load.cancelled() or load.exception() is not None:
             self._backlog.postpone(destination, now, now + RETRY_SECONDS)
@@ -94,13 +94,13 @@ class Loader:
             self._backlog.loaded(
                 destination, after=found.last, complete=found.complete, next_due=found.next_due, now=now
             )
-            self._strike(found.messages)
+            _strike(gone, found.messages)
             self._take(destination, found.messages)
-        if not self._loads:
-            self._gone.clear()
 
-    def _strike(self, messages: list[Message]) -> None:
-        for message in messages if self._gone else ():
-            if (message.id, EVERY) in self._gone:
-                message.recipients = []
-            message.recipients = [r for r in message.recipients if (message.id, r.number) not in self._gone]
+
+def _strike(gone: set[tuple[int, int]], messages: list[Message]) -> None:
+    """Takes out what left memory since the load began."""
+    for message in messages if gone else ():
+        if (message.id, EVERY) in gone:
+            message.recipients = []
+        message.recipients = [r for r in message.recipients if (message.id, r.number) not in gone]

@@ -7,6 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailflow.backlog import Backlog
+from mailflow.queue import Position
+
+
+def at(due: float) -> Position:
+    """A place in the order."""
+    return Position(due, 0, 0)
 
 
 def test_order_is_by_due_time_and_nothing_before() -> None:
@@ -24,9 +30,9 @@ def test_a_slice_that_was_not_the_last_is_followed_by_the_next() -> None:
     backlog = Backlog()
     backlog.note("a", 1.0)
     assert backlog.take(1.0) == ("a", None)
-    backlog.loaded("a", after="position", complete=False, next_due=None, now=1.0)
-    assert backlog.take(1.0) == ("a", "position")
-    backlog.loaded("a", after="end", complete=True, next_due=9.0, now=1.0)
+    backlog.loaded("a", after=at(1.0), complete=False, next_due=None, now=1.0)
+    assert backlog.take(1.0) == ("a", at(1.0))
+    backlog.loaded("a", after=at(1.0), complete=True, next_due=9.0, now=1.0)
     assert backlog.take(8.9) is None
     assert backlog.take(9.0) == ("a", None)
     backlog.loaded("a", after=None, complete=True, next_due=None, now=9.0)
@@ -61,8 +67,49 @@ def test_new_mail_goes_behind_new_mail_that_waits_on_disk() -> None:
     assert backlog.has_fresh("a")
     assert not backlog.has_fresh("b")
     backlog.take(1.0)
-    backlog.loaded("a", after="p", complete=False, next_due=None, now=1.0)
+    backlog.loaded("a", after=at(1.0), complete=False, next_due=None, now=1.0)
     assert backlog.has_fresh("a")
+
+
+def test_what_is_noted_in_front_of_the_next_slice_is_not_passed_over() -> None:
+    backlog = Backlog()
+    backlog.note("a", 1.0)
+    backlog.take(5.0)
+    backlog.note("a", 2.0)  # while the slice is read, which does not show it
+    backlog.loaded("a", after=at(3.0), complete=False, next_due=None, now=5.0)
+    assert backlog.take(5.0) == ("a", at(3.0))
+    backlog.loaded("a", after=at(4.0), complete=False, next_due=None, now=5.0)
+    backlog.note("a", 3.5)  # between two slices
+    assert backlog.take(5.0) == ("a", at(4.0))
+    backlog.loaded("a", after=at(5.0), complete=True, next_due=None, now=5.0)
+    assert backlog.take(5.0) == ("a", None)
+    backlog.loaded("a", after=at(5.0), complete=True, next_due=None, now=5.0)
+    assert len(backlog) == 0
+
+
+def test_what_is_noted_behind_the_next_slice_needs_no_second_look() -> None:
+    backlog = Backlog()
+    backlog.note("a", 1.0)
+    backlog.take(5.0)
+    backlog.note("a", 4.0)
+    backlog.loaded("a", after=at(3.0), complete=False, next_due=None, now=5.0)
+    backlog.take(5.0)
+    backlog.loaded("a", after=at(5.0), complete=True, next_due=None, now=5.0)
+    assert len(backlog) == 0
+
+
+@pytest.mark.wish(46)
+def test_a_wake_lifts_a_block_and_looks_at_everything_again() -> None:
+    backlog = Backlog()
+    backlog.note("a", 1.0)
+    backlog.take(1.0)
+    backlog.loaded("a", after=at(9.0), complete=False, next_due=None, now=9.0)
+    backlog.take(9.0)
+    backlog.postpone("a", 9.0, 500.0)
+    backlog.wake("a", 10.0)
+    assert backlog.take(10.0) == ("a", at(9.0))
+    backlog.loaded("a", after=at(10.0), complete=True, next_due=None, now=10.0)
+    assert backlog.take(10.0) == ("a", None)
 
 
 OPERATIONS = st.lists(st.tuples(st.sampled_from("ntlpu"), st.sampled_from("abc"), st.integers(0, 20)), max_size=60)

@@ -129,6 +129,7 @@ def test_a_dead_site_leaves_memory_and_loses_nothing(tmp_path: Path) -> None:
         assert len(agent.seen) < 20, "what waited was put off without an attempt"
         agent.answer = lambda _address: TAKEN
         b.step(100.0)
+        b.step(2.0)
         await b.empty()
 
     play(tmp_path / "spool", story, agent)

@@ -102,6 +102,17 @@ def health(delivery: Delivery) -> SiteHealth:
     return SiteHealth.UNATTEMPTED
 
 
+def about_site(delivery: Delivery) -> Fact | None:
+    """The fact for which others need not be tried at this destination now: temporary, and the site's, not a recipient's.
+
+    None when there is none: others must be judged by their own attempt then.
+    """
+    for fact in delivery.facts:
+        if _health(fact) in (SiteHealth.BUSY, SiteHealth.DEAD) and judge(fact).action is Action.DELAYED:
+            return fact
+    return None
+
+
 def next_host(fact: Fact) -> bool:
     """Whether another host, or another address of the same, may do better (RFC 5321 §5.1: in order, until one succeeds).
 
