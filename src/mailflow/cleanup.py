@@ -86,7 +86,7 @@ class Cleaner:
         if fields.count(b"\r\nreceived:") > self.hop_limit:
             return TOO_MANY_HOPS
         prefix = self.received(peer, queue_id, recipient, now)
-        if trusted:
+        if trusted and not (b"\r\nfrom:" in fields and b"\r\ndate:" in fields and b"\r\nmessage-id:" in fields):
             prefix += self._missing(fields, queue_id, sender)
         if end and not _FIELD.match(head):
             head, prefix = _mend_start(head, prefix)
@@ -94,7 +94,7 @@ class Cleaner:
             head = _without(_RETURN_PATH, head)
         if remove_bcc and b"bcc" in fields:
             head = _without(_BCC, head)
-        return Cleaned(prefix.encode("utf-8", "replace"), head)
+        return Cleaned(prefix.encode(errors="replace"), head)
 
     def received(self, peer: Peer, queue_id: str, recipient: str, now: float) -> str:
         """The Received: field (RFC 5321 §4.4), with line end; wishes 16 and 20."""
@@ -105,7 +105,8 @@ class Cleaner:
                 self._clients.clear()
             begin = self._clients[client] = _begin(peer, self.hostname)
         target = f"\r\n\tfor <{recipient}>; " if recipient and recipient.isprintable() else ";\r\n\t"
-        return f"{begin}{queue_id}{target}{self.date(now)}\r\n"
+        date = self._date if int(now) == self._second else self.date(now)
+        return f"{begin}{queue_id}{target}{date}\r\n"
 
     def date(self, now: float) -> str:
         """The time as RFC 5322 §3.3 writes it, in UTC; formatted once a second."""
@@ -135,7 +136,7 @@ def header_end(data: bytes, start: int = 0) -> int:
     """
     if data.startswith(b"\r\n"):
         return 0
-    end = data.find(b"\r\n\r\n", max(start - 3, 0))
+    end = data.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
     return end + 2 if end >= 0 else -1
 
 

@@ -8,6 +8,8 @@ Pure: the clock and the high-water mark that survives restarts are given by the 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 WIDTH = 11
 _VALUE = {c: i for i, c in enumerate(ALPHABET)} | {"o": 0, "i": 1, "l": 1}
@@ -17,10 +19,15 @@ _PAIRS = [a + b for a in ALPHABET for b in ALPHABET]
 def format_id(number: int) -> str:
     """The text form of an id, e.g. 1787000000000000 -> "1js8he3dc00"."""
     pairs = _PAIRS
+    return _first_seven(number >> 20) + pairs[(number >> 10) & 1023] + pairs[number & 1023]
+
+
+@lru_cache(maxsize=64)
+def _first_seven(number: int) -> str:
+    """The first seven characters: the same for all ids of about a second."""
+    pairs = _PAIRS
     return (
-        ALPHABET[(number >> 50) & 31]
-        + pairs[(number >> 40) & 1023]
-        + pairs[(number >> 30) & 1023]
+        ALPHABET[(number >> 30) & 31]
         + pairs[(number >> 20) & 1023]
         + pairs[(number >> 10) & 1023]
         + pairs[number & 1023]
@@ -49,5 +56,8 @@ class IdSource:
 
     def next(self, now: float) -> int:
         """The next id; `now` in seconds since 1970."""
-        self.last = max(int(now * 1_000_000), self.last + 1)
-        return self.last
+        number = int(now * 1_000_000)
+        if number <= self.last:
+            number = self.last + 1
+        self.last = number
+        return number

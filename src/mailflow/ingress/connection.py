@@ -101,7 +101,8 @@ class Connection(asyncio.Protocol):
             core.feed(data)
         except Exception:  # noqa: BLE001 - one session's mishap must not harm the others
             self._crashed(core)
-        self._flush(core)
+        if core.out or core.input or core.closing:  # nothing of that for most of a message's bytes
+            self._flush(core)
 
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""
@@ -194,12 +195,13 @@ class Connection(asyncio.Protocol):
 
     def _flush(self, core: ServerCore) -> None:
         """Writes the replies of this flight in one go, and sees to what follows from them."""
-        out = core.take()
         transport = self._transport
         if transport is None:
             return
+        out = core.out
         if out:
-            transport.write(out)
+            transport.write(b"".join(out))
+            out.clear()
         if core.closing or core.input or self._leaving or self._ended:
             self._follow_up(core)
 

@@ -11,13 +11,12 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mailflow.envelope import PLAIN, Accepted, InboundEnvelope, Options, Peer, Route
 from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
-from mailflow.smtp.commands import NO_MAIL_PARAMS, MailParams, RcptParams
+from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
 from mailflow.smtp.replies import MAIL_OK, RCPT_OK, START_DATA
 from mailflow.smtp.reply import Reply, reply
@@ -34,15 +33,20 @@ _USUAL_OPTIONS = {
 } | {("", False, "", ""): PLAIN}
 
 
-@dataclass(frozen=True, slots=True)
 class Desk:
     """What all sessions share: whom they ask."""
 
-    recipients: Recipients
-    intake: Intake
-    relay: RelayControl
-    log: Events
-    recipient_limit: int
+    __slots__ = ("begin", "is_ours", "log", "recipient_limit", "relay", "resolve", "room")
+
+    def __init__(
+        self, recipients: Recipients, intake: Intake, relay: RelayControl, log: Events, recipient_limit: int
+    ) -> None:
+        # The questions themselves, looked up once and not for every command.
+        self.resolve, self.is_ours = recipients.resolve, recipients.is_ours
+        self.room, self.begin = intake.room, intake.begin
+        self.relay = relay
+        self.log = log
+        self.recipient_limit = recipient_limit
 
 
 class Wire(Protocol):
@@ -124,7 +128,7 @@ class Session:
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""
-        refusal = self._desk.intake.room(params.size or 0)
+        refusal = self._desk.room(0 if params is NO_MAIL_PARAMS else params.size or 0)
         if refusal is None and not self.trusted:
             refusal = check_sender(sender)
         if refusal is not None:
@@ -144,28 +148,26 @@ class Session:
             refusal = check_recipient(recipient)
             if refusal is not None:
                 return self._refuse(recipient, refusal)
-        route = desk.recipients.resolve(recipient)
+        route = desk.resolve(recipient)
         if not isinstance(route, Route):
             return self._refuse(recipient, Reply(route.code, route.status, (route.text,)))
-        if not trusted and route.transport != "local" and not desk.recipients.is_ours(recipient):
+        if not trusted and route.transport != "local" and not desk.is_ours(recipient):
             return self._refuse(recipient, RELAY_DENIED)
         address = route.recipient
-        recipients.append(
-            Accepted(address, "" if address == recipient else recipient, route, params.orcpt, params.notify)
-        )
+        original = "" if address == recipient else recipient
+        if params is NO_RCPT_PARAMS:
+            recipients.append(Accepted(address, original, route))
+        else:
+            recipients.append(Accepted(address, original, route, params.orcpt, params.notify))
         return RCPT_OK
 
     def data(self) -> Answer:
         """The envelope is complete; a message is about to come."""
-        params = self._params
-        peer = self._peer
-        if params.smtputf8:
-            # RFC 6531 §4.3: the word for this message only.
-            peer = Peer(peer.address, peer.port, peer.name, peer.helo, "UTF8SMTP", peer.tls, peer.login)
-        wishes = params[1:]
-        options = _USUAL_OPTIONS.get(wishes) or Options(*wishes)
+        peer, params, options = self._peer, self._params, PLAIN
+        if params is not NO_MAIL_PARAMS:
+            peer, options = self._asked_for(params)
         envelope = InboundEnvelope(peer, self._sender or "", self._recipients, options, self.trusted)
-        incoming = self._desk.intake.begin(envelope)
+        incoming = self._desk.begin(envelope)
         if isinstance(incoming, Reply):
             return incoming
         self._incoming = incoming
@@ -184,9 +186,7 @@ class Session:
         incoming = self._incoming
         if incoming is None:  # not possible: the core asks only after 354
             return reply(451, "4.3.0", "No message")
-        self._incoming = None
-        self._sender = None
-        self._answer = None
+        self._incoming = self._sender = self._answer = None
         if self._holding:
             self._drained()
         self._finishing = True
@@ -218,6 +218,15 @@ class Session:
         self._desk.log.event("reject", **fields, reason=answer.text)
 
     # Helpers
+
+    def _asked_for(self, params: MailParams) -> tuple[Peer, Options]:
+        """What MAIL's parameters make of this message."""
+        peer = self._peer
+        if params.smtputf8:
+            # RFC 6531 §4.3: the word for this message only.
+            peer = Peer(peer.address, peer.port, peer.name, peer.helo, "UTF8SMTP", peer.tls, peer.login)
+        wishes = params[1:]
+        return peer, _USUAL_OPTIONS.get(wishes) or Options(*wishes)
 
     def _refuse(self, recipient: str, answer: Reply) -> Reply:
         self._asked = recipient

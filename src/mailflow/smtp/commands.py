@@ -22,8 +22,9 @@ SIZE_DIGITS = 20
 ENVID_CHARACTERS = 100
 ORCPT_CHARACTERS = 500
 
-# MAIL and RCPT as nearly every client sends them, in one match.
-_USUAL_PATH = re.compile(rf"(MAIL FROM|RCPT TO): ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]*))?\Z".encode())
+# Whole command lines as nearly every client sends them; for `usual_path`.
+USUAL_MAIL = re.compile(rf"MAIL FROM: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]*))?\Z".encode())
+USUAL_RCPT = re.compile(rf"RCPT TO: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]*))?\Z".encode())
 _DOTS, _HYPHEN_DOT, _DOT_HYPHEN = (odd.encode() for odd in EXTRAORDINARY)
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+\Z")  # RFC 3461 §4
@@ -84,15 +85,15 @@ def decode_line(line: bytes) -> str | None:
     return text
 
 
-def usual_path(line: bytes) -> tuple[bytes, str, str] | None:
-    """Verb, address and parameters of a MAIL or RCPT line in its ordinary form. None: it takes another look."""
-    usual = _USUAL_PATH.match(line)
+def usual_path(form: re.Pattern[bytes], line: bytes) -> tuple[str, str] | None:
+    """Address and parameters of a line that has the form USUAL_MAIL or USUAL_RCPT. None: it takes another look."""
+    usual = form.match(line)
     if usual is None:
         return None
-    verb, path, words = usual.groups(b"")
+    path, words = usual.groups(b"")
     if _DOTS in path or _HYPHEN_DOT in path or _DOT_HYPHEN in path:
         return None
-    return verb, path.decode(), words.decode()
+    return path.decode(), words.decode()
 
 
 def parse_mail_params(text: str) -> MailParams:

@@ -24,6 +24,8 @@ from mailflow.smtp.address import AddressError, parse_path
 from mailflow.smtp.commands import (
     NO_MAIL_PARAMS,
     NO_RCPT_PARAMS,
+    USUAL_MAIL,
+    USUAL_RCPT,
     MailParams,
     ParamError,
     decode_line,
@@ -73,7 +75,7 @@ class ServerCore:
         self._handler = handler
         self._scanner: DataScanner | None = None
         self.out: list[bytes] = [profile.greeting]
-        """The replies of this flight; `take` empties it."""
+        """The replies of this flight. The shell writes them and empties it, as `take` does."""
         self.input = b""
         """Input that waits: the beginning of a line, or what stands behind a pending answer."""
         self._skipping = False
@@ -201,20 +203,16 @@ class ServerCore:
         elif line == b"DATA":
             self._data("")
         else:
-            usual = usual_path(line)
-            if usual is None or not self._usual(*usual):
-                self._command(line)
-
-    def _usual(self, verb: bytes, address: str, words: str) -> bool:
-        """MAIL or RCPT, well formed. False when it is out of order: the long way knows what to say."""
-        state = self.state
-        if verb == b"MAIL FROM" and state is _READY:
-            self._sender(address, words)
-        elif verb == b"RCPT TO" and (state is _MAIL or state is _RCPT):
-            self._recipient(address, words)
-        else:
-            return False
-        return True
+            # What nearly every client sends, in its place, is read in one step; the rest takes the long way.
+            state = self.state
+            if state is _READY:
+                if usual := usual_path(USUAL_MAIL, line):
+                    self._sender(usual[0], usual[1])
+                    return
+            elif (state is _MAIL or state is _RCPT) and (usual := usual_path(USUAL_RCPT, line)):
+                self._recipient(usual[0], usual[1])
+                return
+            self._command(line)
 
     def _command(self, line: bytes) -> None:
         text = decode_line(line)
