@@ -7,6 +7,7 @@ import uvloop
 from aiosmtpd.smtp import SMTP
 
 from mailflow.delivery.request import Stage, Trouble
+from mailflow.delivery.smtp.site import PATIENCE, worth_opening
 from mailflow.delivery.trouble import SiteHealth, health, judge
 from mailflow.envelope import ContentFile, Options
 from mailflow.report import Action
@@ -146,6 +147,36 @@ def test_a_host_that_has_not_proven_itself_gets_a_quarter_of_the_connections():
             await outbox.all()
 
     asyncio.run(main())
+
+
+def test_a_slow_host_gets_all_its_connections_once_somebody_has_waited():
+    async def main():
+        slow = []
+
+        def answer(verb, _host):
+            return SILENT if verb == "." and slow else None
+
+        async with Host(answer) as host, Outbox(connections=8) as outbox:
+            await outbox.send(delivery(host.next_hop))
+            slow.append(True)
+            began = asyncio.get_running_loop().time()
+            outbox.start(*(delivery(host.next_hop) for _ in range(20)))
+            await until(lambda: host.open == 8)
+            assert asyncio.get_running_loop().time() - began >= PATIENCE
+            assert host.connections == 8
+            slow.clear()
+            host.cut()
+            await outbox.all()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("waiting", "opening", "connections", "urgent", "number"),
+    [(20, 0, 0, False, 5), (20, 2, 2, False, 1), (20, 0, 5, False, 0), (20, 0, 5, True, 10), (60, 1, 5, True, 14)],
+)
+def test_how_many_connections_are_worth_opening(waiting, opening, connections, urgent, number):
+    assert worth_opening(waiting, opening, connections, 20, urgent=urgent, depth=2) == number
 
 
 def test_a_connection_has_its_number_of_messages():

@@ -4,8 +4,10 @@ A job goes to the first of these that there is (`_place`):
 1. an idle connection, the one used last: written at once, synchronously;
 2. a connection with one small message under way whose host pipelines and has proven itself, once there are enough
    connections (`enough`): the envelope leaves behind that message's body, one round trip and two system calls less;
-3. the queue of those who wait, for which connections are opened (`worth_opening`) up to the limit. While the host has
-   not yet taken a message from us, only a quarter of the limit is opened: it may be slow, or dislike us.
+3. the queue of those who wait, for which connections are opened (`worth_opening`): a quarter of the limit at once, and
+   all of it when somebody has waited for `PATIENCE`. A quick host serves them before that, and few connections that
+   are always busy cost less, for both sides, than many. While the host has not yet taken a message from us it gets no
+   more than the quarter: it may be slow, or dislike us.
 
 Invariants: each job that is submitted is finished once; while jobs wait, there is a connection busy or being
 opened; a connection is in `_idle` only with load 0, in `_half` only with load 1.
@@ -31,6 +33,8 @@ from mailflow.smtp.transaction import End, Step, Transaction
 
 MAX_WAITING = 1000
 """Jobs of one destination that wait for a connection; the scheduler's window is far smaller. More come back unattempted."""
+PATIENCE = 0.1
+"""Seconds that a job waits for one of the connections there are before it is worth more of them."""
 UNATTEMPTED = Fact(Stage.CONNECT, None, Trouble.UNATTEMPTED)
 
 T = TypeVar("T")
@@ -52,13 +56,16 @@ class Household(Protocol):
 
 
 def enough(connections: int, limit: int) -> bool:
-    """Whether there are so many connections that jobs rather share one than open another."""
+    """Whether there are so many connections that jobs rather share one than open another at once."""
     return connections >= max(1, limit // 4)
 
 
-def worth_opening(waiting: int, opening: int, connections: int, limit: int, *, proven: bool, depth: int) -> int:
-    """How many connections to open now, for so many jobs that wait, of which a connection will take `depth`."""
-    allowed = limit if proven else max(1, limit // 4)
+def worth_opening(waiting: int, opening: int, connections: int, limit: int, *, urgent: bool, depth: int) -> int:
+    """How many connections to open now, for so many jobs that wait, of which a connection will take `depth`.
+
+    `urgent`: whether all that is allowed may be opened, or only the first quarter.
+    """
+    allowed = limit if urgent else max(1, limit // 4)
     return max(0, min(-(-waiting // depth) - opening, allowed - connections - opening))
 
 
@@ -76,6 +83,7 @@ class Site:
         "_home",
         "_idle",
         "_opening",
+        "_patience",
         "_proven",
         "_waiting",
         "next_hop",
@@ -95,6 +103,7 @@ class Site:
         self._depth = 1
         self._addresses = 1
         self._closing = False
+        self._patience: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return (
@@ -118,12 +127,15 @@ class Site:
             # not at once: the caller may be in the middle of handing out jobs, and would get them back endlessly
             asyncio.get_running_loop().call_soon(job.fail, UNATTEMPTED)
         else:
+            job.began = 0.0
             self._waiting.append(job)
             self._grow()
 
     def close(self) -> None:
         """Takes no more jobs; those that wait come back, idle connections are closed."""
         self._closing = True
+        if self._patience is not None:
+            self._patience.cancel()
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
             job.fail(UNATTEMPTED)
@@ -166,19 +178,25 @@ class Site:
         if self._waiting:
             self._grow()
 
-    def _grow(self) -> None:
-        number = worth_opening(
-            len(self._waiting),
-            self._opening,
-            len(self._connections),
-            self._home.settings.connections,
-            proven=self._proven,
-            depth=self._depth,
-        )
-        for _ in range(number):
+    def _grow(self, *, urgent: bool = False) -> None:
+        """Opens connections for those who wait, or looks again in a while whether they still do."""
+        limit, connections = self._home.settings.connections, len(self._connections)
+        if not urgent and enough(connections + self._opening, limit):
+            if self._patience is None and self._proven and connections < limit and not self._closing:
+                loop, last = asyncio.get_running_loop(), self._waiting[-1]
+                self._patience = loop.call_later(PATIENCE, self._look_again, last)
+            return
+        waiting, opening = len(self._waiting), self._opening
+        for _ in range(worth_opening(waiting, opening, connections, limit, urgent=urgent, depth=self._depth)):
             self._opening += 1
             task = self._home.spawn_opening(self._home.connector.open(self._endpoint, self))
             task.add_done_callback(self._opened)
+
+    def _look_again(self, job: Job) -> None:
+        """`PATIENCE` has passed since this job was the last in the queue."""
+        self._patience = None
+        if self._waiting:
+            self._grow(urgent=job.began == 0.0)
 
     # What connections tell
 
