@@ -356,7 +356,7 @@ def test_a_done_that_fails_does_not_harm_the_others():
 def test_a_next_hop_that_is_none():
     async def main():
         async with Outbox() as outbox:
-            facts = await outbox.send(delivery("not a host"))
+            facts = await outbox.send(delivery("not a host", "x@not a host"))
             assert judge(facts[0]).action is Action.FAILED
 
     asyncio.run(main())

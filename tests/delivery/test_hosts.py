@@ -33,7 +33,7 @@ def at_two_hosts(records, answer_one=None, answer_two=None, check=None, count=1,
                 values["own"] = lambda: [Endpoint(own, one.port)]
             async with DnsServer(records) as dns, Outbox([dns.endpoint], port=one.port, **values) as outbox:
                 for _ in range(count):
-                    await outbox.send(delivery("example"))
+                    await outbox.send(delivery("example", "x@Example"))
                 return outbox.done, one, two
 
     return asyncio.run(main())
@@ -168,6 +168,34 @@ def test_what_names_can_say(records, trouble, verdict):
     assert (one.facts[0].stage, one.facts[0].trouble) == (Stage.RESOLVE, trouble)
     assert judge(one.facts[0])[:2] == verdict
     assert one.hosts == []
+
+
+@pytest.mark.parametrize("records", [{}, {("example", "MX"): [MX(".", 0)]}, {("example", "MX"): [MX("no.example", 5)]}])
+def test_a_configured_next_hop_that_does_not_exist_is_no_fault_of_the_mail(records):
+    async def main():
+        async with DnsServer(records) as dns, Outbox([dns.endpoint]) as outbox:
+            one = delivery("example:2525", "x@y.example", "x@example")
+            await outbox.send(one)
+            assert [fact.trouble for fact in one.facts] == [Trouble.NO_RELAY] * 2
+            assert judge(one.facts[0])[:2] == (Action.DELAYED, "4.4.4")
+            assert judge(one.facts[0]).reason.startswith("the next hop that is configured does not exist")
+            assert health(one) is SiteHealth.DEAD
+            shared = delivery("example", "x@y.example", "x@example")
+            await outbox.send(shared)
+            assert [judge(fact).action for fact in shared.facts] == [Action.DELAYED, Action.FAILED]
+
+    asyncio.run(main())
+
+
+def test_an_address_as_next_hop_is_not_looked_up_with_and_without_brackets():
+    async def main():
+        async with Host() as host, DnsServer({}) as dns, Outbox([dns.endpoint]) as outbox:
+            for hop in (f"127.0.0.1:{host.port}", f"[127.0.0.1]:{host.port}"):
+                facts = await outbox.send(delivery(hop))
+                assert judge(facts[0]).action is Action.RELAYED
+            assert outbox.resolver.questions == 0
+
+    asyncio.run(main())
 
 
 def test_a_mail_host_without_address_does_not_hide_the_others():

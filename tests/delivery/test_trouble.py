@@ -66,6 +66,7 @@ def test_every_trouble_has_a_fate_and_words(stage, trouble):
     ("stage", "trouble", "verdict"),
     [
         (Stage.RESOLVE, Trouble.NO_HOST, (F, "5.1.2")),
+        (Stage.RESOLVE, Trouble.NO_RELAY, (L, "4.4.4")),
         (Stage.RESOLVE, Trouble.NULL_MX, (F, "5.1.10")),
         (Stage.RESOLVE, Trouble.DNS_FAILURE, (L, "4.4.3")),
         (Stage.RESOLVE, Trouble.LOOP, (F, "5.4.6")),
@@ -183,6 +184,7 @@ BACK = Fact(Stage.CONNECT, None, Trouble.UNATTEMPTED)
         ([Fact(Stage.DOT, None, Trouble.TIMEOUT, HOST)], SiteHealth.BUSY),
         ([Fact(Stage.RESOLVE, None, Trouble.DNS_FAILURE)], SiteHealth.DEAD),
         ([Fact(Stage.RESOLVE, None, Trouble.NO_HOST)], SiteHealth.NEUTRAL),
+        ([Fact(Stage.RESOLVE, None, Trouble.NO_RELAY)], SiteHealth.DEAD),
         ([Fact(Stage.MAIL, None, Trouble.TOO_LARGE, HOST)], SiteHealth.NEUTRAL),
     ],
 )

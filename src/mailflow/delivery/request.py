@@ -39,6 +39,7 @@ class Trouble(Enum):
     """What went wrong when no reply says it. The value is how log and bounce say it."""
 
     NO_HOST = "domain does not exist or has no mail host"
+    NO_RELAY = "the next hop that is configured does not exist or has no mail host"
     NULL_MX = "domain does not accept mail (null MX)"
     DNS_FAILURE = "name server failure"
     LOOP = "mail for this destination loops back to this host"

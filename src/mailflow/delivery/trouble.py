@@ -10,7 +10,8 @@ Rules in short, with their source:
   us and now, not about the recipient, and another host or day may answer otherwise (§3.1; 521: RFC 7504 §3).
 - No reply, or not an SMTP reply: stays (§4.5.4.1), also after the final dot, where the host may have taken the
   message: it may then arrive twice, which is better than not at all (§6.1).
-- DNS: what does not exist fails, what does not answer stays (§5.1); null MX fails (RFC 7505 §4.2).
+- DNS: what does not exist fails, what does not answer stays (§5.1); null MX fails (RFC 7505 §4.2). That is so for the
+  recipient's own domain; a next hop that the configuration names stays, as its typing errors are not the mail's fault.
 - What the host cannot take (SIZE, SMTPUTF8, 8BITMIME) fails (RFC 1870 §6.1, RFC 6531 §3.5, RFC 6152 §3).
 """
 
@@ -46,6 +47,7 @@ class SiteHealth(Enum):
 
 _FATE: dict[Trouble, tuple[Action, str]] = {
     Trouble.NO_HOST: (Action.FAILED, "5.1.2"),
+    Trouble.NO_RELAY: (Action.DELAYED, "4.4.4"),
     Trouble.NULL_MX: (Action.FAILED, "5.1.10"),  # RFC 7505 §4.2
     Trouble.DNS_FAILURE: (Action.DELAYED, "4.4.3"),
     Trouble.LOOP: (Action.FAILED, "5.4.6"),
@@ -173,7 +175,7 @@ def _health(fact: Fact) -> SiteHealth:
         return SiteHealth.GOOD if 200 <= reply.code < 300 else SiteHealth.NEUTRAL
     if fact.trouble is Trouble.UNATTEMPTED:
         return SiteHealth.UNATTEMPTED
-    if fact.trouble is Trouble.DNS_FAILURE:
+    if fact.trouble in (Trouble.DNS_FAILURE, Trouble.NO_RELAY):
         return SiteHealth.DEAD
     if fact.trouble in _NO_REPLY:
         return SiteHealth.DEAD if fact.stage in _AT_GREETING else SiteHealth.BUSY

@@ -18,7 +18,7 @@ from mailflow.delivery.request import Fact, Stage, Trouble
 from mailflow.delivery.settings import SmtpSettings
 from mailflow.errors import MailflowError
 from mailflow.net.dns import DnsTemporary, MailHost, NoSuchDomain, NullMx, Resolver
-from mailflow.net.sockets import is_ipv6
+from mailflow.net.sockets import is_address, is_ipv6
 from mailflow.setting import Endpoint
 
 MAX_MAIL_HOSTS = 20
@@ -69,7 +69,7 @@ class HostFinder:
         """The addresses to try, in order; at least one. Raises `NoHost`."""
         port = next_hop.port or self._settings.port
         try:
-            if next_hop.literal:
+            if next_hop.literal or is_address(next_hop.host):
                 mail_hosts = [MailHost(next_hop.host, 0)]
             else:
                 mail_hosts = await self._resolver.mail_hosts(next_hop.host)

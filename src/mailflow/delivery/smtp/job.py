@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from mailflow.delivery.request import Delivery, Done, Fact, Stage, Trouble
 from mailflow.delivery.trouble import next_host, same_host_again
-from mailflow.envelope import PLAIN, Options
+from mailflow.envelope import PLAIN, Options, Recipient, domain_of
 from mailflow.report import HostAttempt
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.transaction import NO_PARAMETERS, Answer, End, Parameters, Step, Transaction
@@ -140,8 +140,19 @@ class Job(Transaction):
 
     def fail(self, fact: Fact) -> None:
         """Everybody who has no fact yet gets this one; with others the last host's word stands. Ends the job."""
-        self.facts = [fact if found is None else found for found in self.facts]
+        recipients = self.delivery.recipients
+        self.facts = [
+            self._fact_for(recipient, fact) if found is None else found
+            for recipient, found in zip(recipients, self.facts, strict=True)
+        ]
         self.finish()
+
+    def _fact_for(self, recipient: Recipient, fact: Fact) -> Fact:
+        """Tells a domain without mail hosts from a configured next hop without: the recipient's is another one."""
+        absent = fact.trouble is Trouble.NO_HOST or fact.trouble is Trouble.NULL_MX
+        if absent and domain_of(recipient.address) != self.delivery.next_hop.lower():
+            return Fact(fact.stage, None, Trouble.NO_RELAY, None, fact.detail or self.delivery.next_hop)
+        return fact
 
     def finish(self) -> None:
         """Gives the delivery back, with all its facts."""
