@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import traceback
 from dataclasses import dataclass, field
-from typing import cast
 
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.session import Desk, Session
@@ -30,6 +29,12 @@ WAITING_INPUT_BYTES = 4096
 _UNREAD_REPLIES = 1
 _FULL_INTAKE = 2
 _PENDING_ANSWER = 4
+
+# Who is about to end the session, as bits.
+_CLIENT = 1
+"""It has closed its side."""
+_SERVER = 2
+"""It is shutting down: the session ends with its transaction."""
 
 
 @dataclass(slots=True)
@@ -51,7 +56,7 @@ class Hall:
 class Connection(asyncio.Protocol):
     """The asyncio protocol of one client; also its session's `Wire` and `timers.Timed`."""
 
-    __slots__ = ("_core", "_ended", "_hall", "_held", "_leaving", "_session", "_transport", "age", "closing", "quiet")
+    __slots__ = ("_core", "_hall", "_held", "_leaving", "_session", "_transport", "age", "closing", "quiet")
 
     def __init__(self, hall: Hall) -> None:
         self._hall = hall
@@ -59,10 +64,7 @@ class Connection(asyncio.Protocol):
         self._core: ServerCore | None = None
         self._session: Session | None = None
         self._held = 0
-        self._ended = False
-        """The client has closed its side."""
-        self._leaving = False
-        """The server is shutting down: the session ends with its transaction."""
+        self._leaving = 0
         self.closing = False
         self.quiet = 0
         self.age = 0
@@ -74,7 +76,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the client, or turns it away."""
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = transport  # type: ignore[assignment] # the loop gives stream protocols nothing else
         name = transport.get_extra_info("peername")
         address, port = (name[0], name[1]) if name else ("", 0)  # None: it is gone already
         hall = self._hall
@@ -86,10 +88,10 @@ class Connection(asyncio.Protocol):
             self._turn_away(replies.TOO_MANY_SESSIONS)
             return
         hall.connections.add(self)
-        self._session = Session(hall.desk, self, address, port)
-        self._core = ServerCore(hall.trusted_profile if self._session.trusted else hall.profile, self._session)
-        hall.desk.log.event("connect", level=10, client=str(self._session.peer))
-        self._flush(self._core)
+        self._session = session = Session(hall.desk, self, address, port)
+        self._core = core = ServerCore(hall.trusted_profile if session.trusted else hall.profile, session)
+        hall.desk.log.event("connect", level=10, client=session.client)
+        self._flush(core)
 
     def data_received(self, data: bytes) -> None:
         """Takes what the client sent."""
@@ -101,15 +103,14 @@ class Connection(asyncio.Protocol):
             core.feed(data)
         except Exception:  # noqa: BLE001 - one session's mishap must not harm the others
             self._crashed(core)
-        if core.out or core.input or core.closing:  # nothing of that for most of a message's bytes
-            self._flush(core)
+        self._flush(core)
 
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""
         core = self._core
         if core is None:
             return False
-        self._ended = True
+        self._leaving |= _CLIENT
         if core.pending:
             return True
         core.abandon()
@@ -134,8 +135,8 @@ class Connection(asyncio.Protocol):
         self._transport = self._core = self._session = None  # no cycles: freed at once
         self.closing = True
         hall.connections.discard(self)
-        hall.counts.release(session.peer.address)
-        hall.desk.log.event("disconnect", client=str(session.peer), helo=session.peer.helo, messages=session.messages)
+        hall.counts.release(session.address)
+        hall.desk.log.event("disconnect", client=session.client, helo=session.peer.helo, messages=session.messages)
         if not hall.connections:
             hall.empty.set()
 
@@ -177,7 +178,7 @@ class Connection(asyncio.Protocol):
 
     def leave(self) -> None:
         """The server shuts down: now if no transaction is under way, or else when it is over."""
-        self._leaving = True
+        self._leaving |= _SERVER
         if self._core is not None:
             self._flush(self._core)
 
@@ -202,16 +203,16 @@ class Connection(asyncio.Protocol):
         if out:
             transport.write(b"".join(out))
             out.clear()
-        if core.closing or core.input or self._leaving or self._ended:
+        if core.closing or core.input or self._leaving:
             self._follow_up(core)
 
     def _follow_up(self, core: ServerCore) -> None:
         if core.closing:
             self._close()
-        elif self._ended and not core.pending:
+        elif self._leaving & _CLIENT and not core.pending:
             core.abandon()
             self._close()
-        elif self._leaving and core.between:
+        elif self._leaving & _SERVER and core.between:
             self._end(replies.SHUTTING_DOWN)
         elif core.pending and len(core.input) > WAITING_INPUT_BYTES:
             self._hold(_PENDING_ANSWER)
@@ -231,7 +232,7 @@ class Connection(asyncio.Protocol):
     def _crashed(self, core: ServerCore) -> None:
         session = self._session
         self._hall.desk.log.event(
-            "warning", level=40, client=str(session.peer) if session else "", reason=traceback.format_exc()
+            "warning", level=40, client=session.client if session else "", reason=traceback.format_exc()
         )
         core.fail(replies.INTERNAL_ERROR)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.connection import Connection, Hall
@@ -106,7 +107,7 @@ class Listener:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             for family, _kind, _proto, _name, address in dict.fromkeys(found):
                 sock = _bound_socket(family, address)
-                server = await loop.create_server(lambda: Connection(self._hall), sock=sock, backlog=settings.backlog)
+                server = await loop.create_server(partial(Connection, self._hall), sock=sock, backlog=settings.backlog)
                 self._servers.append(server)
                 self.addresses.append(Endpoint(*sock.getsockname()[:2]))
         except OSError as error:

@@ -77,9 +77,11 @@ class Session:
         "_incoming",
         "_params",
         "_peer",
+        "_port",
         "_recipients",
         "_sender",
         "_wire",
+        "address",
         "messages",
         "trusted",
     )
@@ -87,7 +89,10 @@ class Session:
     def __init__(self, desk: Desk, wire: Wire, address: str, port: int) -> None:
         self._desk = desk
         self._wire: Wire | None = wire
-        self._peer = Peer(address, port, protocol="SMTP")
+        self.address = address
+        self._port = port
+        self._peer: Peer | None = None
+        """Made at EHLO, when there is something to know about the client."""
         self.trusted = desk.relay.trusts(address)
         """Whether this client may send anywhere."""
         self.messages = 0
@@ -104,12 +109,17 @@ class Session:
         """The recipient being decided on, for the log."""
 
     def __repr__(self) -> str:
-        return f"<Session {self._peer} from={self._sender!r} recipients={len(self._recipients)}>"
+        return f"<Session {self.client} from={self._sender!r} recipients={len(self._recipients)}>"
 
     @property
     def peer(self) -> Peer:
         """The client's record as it is now."""
-        return self._peer
+        return self._peer or Peer(self.address, self._port, protocol="SMTP")
+
+    @property
+    def client(self) -> str:
+        """The client as the log shows it."""
+        return str(self._peer) if self._peer else f"unknown[{self.address}]"
 
     def closed(self) -> None:
         """The connection is gone; an answer that is still to come has nobody to hear it."""
@@ -122,7 +132,9 @@ class Session:
         """Notes the client's name."""
         old = self._peer
         protocol = "ESMTP" if verb == "EHLO" else "SMTP"
-        if name != old.helo or protocol != old.protocol:
+        if old is None:
+            self._peer = Peer(self.address, self._port, "", name, protocol)
+        elif name != old.helo or protocol != old.protocol:
             self._peer = Peer(old.address, old.port, old.name, name, protocol, old.tls, old.login)
         return HELLO
 
@@ -163,7 +175,7 @@ class Session:
 
     def data(self) -> Answer:
         """The envelope is complete; a message is about to come."""
-        peer, params, options = self._peer, self._params, PLAIN
+        peer, params, options = self._peer or self.peer, self._params, PLAIN
         if params is not NO_MAIL_PARAMS:
             peer, options = self._asked_for(params)
         envelope = InboundEnvelope(peer, self._sender or "", self._recipients, options, self.trusted)
@@ -207,7 +219,7 @@ class Session:
 
     def refused(self, answer: Reply) -> None:
         """Logs a refusal, whoever decided it."""
-        peer = self._peer
+        peer = self.peer
         fields: dict[str, Any] = {"client": str(peer), "proto": peer.protocol}
         if peer.helo:
             fields["helo"] = peer.helo
@@ -221,7 +233,7 @@ class Session:
 
     def _asked_for(self, params: MailParams) -> tuple[Peer, Options]:
         """What MAIL's parameters make of this message."""
-        peer = self._peer
+        peer = self.peer
         if params.smtputf8:
             # RFC 6531 §4.3: the word for this message only.
             peer = Peer(peer.address, peer.port, peer.name, peer.helo, "UTF8SMTP", peer.tls, peer.login)

@@ -1,7 +1,7 @@
 r"""The bytes behind DATA: finds the end, undoes dot-stuffing, checks line ends, line lengths and the size.
 
-The server core calls `start` at each 354 and then `feed` with whatever the network gave, in pieces of any size.
-`feed` gives back a piece of the message, and where the message ended. Every piece is taken as a whole: one search
+`WholeMessages` is tried with the first bytes; when it does not take them, a `DataScanner` is fed with them and with
+whatever the network gives then, in pieces of any size. `feed` gives back a piece of the message, and where the message ended. Every piece is taken as a whole: one search
 for CR LF dot, one pass over the line ends, and jumps of a line limit's width; nothing is done line by line.
 
 Invariants: only CR LF . CR LF ends the message (RFC 5321 §4.1.1.4), whatever else is in it. The same pieces joined
@@ -31,16 +31,40 @@ _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _DOT = ord(".")
 
 
+class WholeMessages:
+    """The short way for messages that come in one piece, as nearly all small ones do. Keeps nothing between two calls."""
+
+    __slots__ = ("_limit", "_newlines")
+
+    def __init__(self, size_limit: int, line_limit: int) -> None:
+        """Limits in bytes, as for `DataScanner`."""
+        self._limit = min(size_limit, line_limit)
+        self._newlines = io.IncrementalNewlineDecoder(None, translate=False)
+
+    def __repr__(self) -> str:
+        return f"<WholeMessages up to {self._limit}>"
+
+    def take(self, data: bytes) -> bytes | None:
+        """The message, when `data` is all of it and there is nothing to undo, to mend or to refuse; or else None.
+
+        `data` is the first that came after 354; after None it must go to a scanner.
+        """
+        size = len(data) - 3
+        if size > self._limit or not data.endswith(b"\r\n.\r\n") or data.find(b"\r\n.") + 2 != size or data[0] == _DOT:
+            return None
+        message = data[:size]
+        return None if _has_bare(message, self._newlines) else message
+
+
 class DataScanner:
     """Scans one message after the other; `start` begins a new one."""
 
     __slots__ = (
         "_column",
+        "_fresh",
         "_newlines",
         "_skip",
         "_tail",
-        "_unchecked",
-        "fresh",
         "line_limit",
         "normalise",
         "size",
@@ -53,9 +77,6 @@ class DataScanner:
         self.size_limit = size_limit
         self.line_limit = line_limit
         self.normalise = normalise
-        self._unchecked = min(size_limit, line_limit)
-        """What is no longer than this cannot break a limit."""
-        # It tells in one pass which kinds of line ends a text has: three times as fast as counting them.
         self._newlines = io.IncrementalNewlineDecoder(None, translate=False)
         self.start()
 
@@ -64,8 +85,7 @@ class DataScanner:
         self.size = 0
         """Bytes of the message seen so far."""
         self.trouble: Reply | None = None
-        self.fresh = True
-        """Nothing of the message has come yet."""
+        self._fresh = True
         self._tail = b""
         self._skip = 0
         self._column = 0
@@ -74,24 +94,11 @@ class DataScanner:
     def __repr__(self) -> str:
         return f"<DataScanner size={self.size} tail={self._tail!r} trouble={self.trouble and self.trouble.text!r}>"
 
-    def whole(self, data: bytes) -> bytes | None:
-        """The message, when `data` is all of it, final dot included, and there is nothing to undo, to mend or to refuse.
-
-        None when that is not so, and then `data` must be fed. Nearly every small message comes like this.
-        """
-        size = len(data) - 3
-        if size > self._unchecked or not self.fresh or not data.endswith(b"\r\n.\r\n"):
-            return None
-        if data.find(b"\r\n.") + 2 != size or data[0] == _DOT:
-            return None
-        message = data[:size]
-        return None if self._has_bare(message) else message
-
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Takes the next bytes, not empty. Gives (piece of the message, index in `data` behind the final dot's CR LF, or -1)."""
-        if self.fresh:
+        if self._fresh:
             # A first line that begins with a dot: the CR LF of the DATA command belongs to the search.
-            self.fresh = False
+            self._fresh = False
             if data[0] == _DOT:
                 self._tail, self._skip = b"\r\n", 2
         tail = self._tail
@@ -112,7 +119,7 @@ class DataScanner:
 
     def _accept(self, piece: bytes, *, stuffed: bool) -> bytes:
         """The piece as the message has it; b"" once there is trouble. All is checked to the end, trouble or not."""
-        if self._has_bare(piece):
+        if _has_bare(piece, self._newlines):
             if self.normalise:
                 piece = _BARE.sub(b"\r\n", piece)
                 stuffed = True
@@ -132,15 +139,6 @@ class DataScanner:
         self._column = len(piece) - newline - 1 if newline >= 0 else self._column + len(piece)
         return b"" if self.trouble else piece
 
-    def _has_bare(self, piece: bytes) -> bool:
-        """Whether a CR or LF stands alone in it."""
-        newlines = self._newlines
-        newlines.decode(piece.decode("latin-1"), True)  # noqa: FBT003 - final; it takes this long with its name
-        if newlines.newlines in _GOOD_NEWLINES:
-            return False
-        newlines.reset()
-        return True
-
     def _refuse(self, reply: Reply) -> None:
         # The gravest wins, not the first found: which one is found first depends on how the bytes were split.
         if self.trouble is None or _GRAVEST_FIRST.index(reply) < _GRAVEST_FIRST.index(self.trouble):
@@ -156,6 +154,18 @@ class DataScanner:
                 return False
             start = newline + 1
         return True
+
+
+def _has_bare(text: bytes, newlines: io.IncrementalNewlineDecoder) -> bool:
+    """Whether a CR or LF stands alone in it.
+
+    The decoder tells in one pass which kinds of line ends it has seen: three times as fast as counting them.
+    """
+    newlines.decode(text.decode("latin-1"), True)  # noqa: FBT003 - final, so that it keeps nothing
+    if newlines.newlines in _GOOD_NEWLINES:
+        return False
+    newlines.reset()
+    return True
 
 
 def _unfinished(data: bytes) -> int:

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Literal, Protocol
 
 from mailflow.smtp.commands import MailParams, RcptParams
+from mailflow.smtp.data import WholeMessages
 from mailflow.smtp.reply import Reply
 
 
@@ -88,6 +89,7 @@ class Profile:
         "junk_commands",
         "message_size",
         "normalise",
+        "whole_messages",
     )
 
     def __init__(
@@ -108,6 +110,7 @@ class Profile:
         self.errors = errors
         self.junk_commands = junk_commands
         self.normalise = normalise
+        self.whole_messages = WholeMessages(message_size, data_line)
         self.greeting = Reply(220, "", (f"{hostname} ESMTP mailflow",)).encode()
         self.helo = Reply(250, "", (hostname,)).encode()
         extensions = ("PIPELINING", f"SIZE {message_size}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")

@@ -74,6 +74,7 @@ class ServerCore:
         self._profile = profile
         self._handler = handler
         self._scanner: DataScanner | None = None
+        """Made when a message does not come in one piece."""
         self.out: list[bytes] = [profile.greeting]
         """The replies of this flight. The shell writes them and empties it, as `take` does."""
         self.input = b""
@@ -388,7 +389,7 @@ class ServerCore:
             return
         answer = self._handler.data()
         if answer is _START_DATA:
-            self._begin_data()
+            self.state, self._scanner = _DATA, None
             self.out.append(_START_DATA_BYTES)
         elif answer is PENDING:
             self._then = ServerCore._data_allowed
@@ -397,22 +398,12 @@ class ServerCore:
 
     def _data_allowed(self, answer: Reply) -> None:
         if answer.code == 354:
-            self._begin_data()
+            self.state, self._scanner = _DATA, None
         self._say(answer)
 
-    def _begin_data(self) -> None:
-        self.state = _DATA
-        scanner = self._scanner
-        if scanner is None:
-            profile = self._profile
-            self._scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
-        elif not scanner.fresh:
-            scanner.start()
-
     def _whole_message(self, data: bytes) -> bool:
-        """The short way for a message that came in one piece; False when it must go the long way."""
-        scanner = self._scanner
-        message = scanner.whole(data) if scanner is not None else None
+        """The short way for a message that comes in one piece; False when it must go the long way."""
+        message = self._profile.whole_messages.take(data) if self._scanner is None else None
         if message is None:
             return False
         self._handler.chunk(message)
@@ -422,7 +413,10 @@ class ServerCore:
     def _receive(self, data: bytes) -> int:
         """Message bytes; gives the index behind the final dot, or -1."""
         scanner = self._scanner
-        assert scanner is not None  # noqa: S101 - made on the way into _DATA
+        if scanner is None:
+            profile = self._profile
+            scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
+            self._scanner = scanner
         refused = scanner.trouble
         piece, end = scanner.feed(data)
         if scanner.trouble is not None:
