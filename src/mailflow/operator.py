@@ -74,12 +74,20 @@ class Operator:
         selection = Selection(destination=destination) if destination else Selection(everything=True)
         changed = await self._server.queue.flush(selection)
         self._wake(changed, probe=True)
+        self._probe(destination)
         return {"messages": len(changed), "recipients": sum(c.recipients for c in changed)}
 
     async def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         """Queues a message that the command line hands in; durable when it returns."""
         receipt = await self._server.send(message_bytes(content), sender, recipients, peer=Peer(protocol="local"))
         return {"id": receipt.queue_id}
+
+    def _probe(self, destination: str | None) -> None:
+        """Also sites without deferred mail: what was due already waits there for the probe."""
+        flow, scheduler = self._server.flow, self._server.scheduler
+        for name in [destination] if destination else [v.destination for v in scheduler.view() if v.dead_until]:
+            flow.wake(name, probe=True)
+        flow.pump()
 
     def _wake(self, changed: list[Changed], *, probe: bool) -> None:
         for destination in {d for c in changed for d in c.destinations}:

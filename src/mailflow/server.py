@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from mailflow.bouncing import Bouncing
-from mailflow.cleanup import Cleaner
+from mailflow.cleanup import Cleaner, qualify
 from mailflow.control.server import ControlServer
 from mailflow.delivery.discard import DiscardAgent
 from mailflow.delivery.local import LocalAgent
@@ -36,6 +36,7 @@ from mailflow.scheduler import Scheduler
 from mailflow.setting import Endpoint
 from mailflow.settings import Settings
 from mailflow.settle import RetryPolicy
+from mailflow.smtp.address import AddressError, parse_address
 from mailflow.smtp.reply import Reply
 
 
@@ -100,11 +101,13 @@ class Server:
 
         `content` has CRLF line ends. Raises SendError.
         """
+        sender = qualify(_checked(sender, "5.1.7"), self.resolver.origin_domain) if sender else ""
         accepted = [self._accept(address) for address in dict.fromkeys(recipients)]
         if options is None:
             utf8 = not (sender.isascii() and all(a.address.isascii() for a in accepted))
             options = Options(body="" if content.isascii() else "8BITMIME", smtputf8=utf8)
-        incoming = self.flow.begin(InboundEnvelope(peer, sender, accepted, options, trusted=True))
+        envelope = InboundEnvelope(peer, sender, accepted, options, trusted=True)
+        incoming = self.flow.room(len(content)) or self.flow.begin(envelope)
         if isinstance(incoming, Reply):
             raise SendError(incoming.code, incoming.status, " ".join(incoming.lines))
         receipt = self.receipts.open(incoming.queue_id, [a.original or a.address for a in accepted])
@@ -117,7 +120,7 @@ class Server:
         return receipt
 
     def _accept(self, address: str) -> Accepted:
-        route = self.resolver.resolve(address)
+        route = self.resolver.resolve(_checked(address, "5.1.3"))
         if isinstance(route, Refusal):
             raise SendError(route.code, route.status, f"<{address}>: {route.text}")
         return Accepted(route.recipient, "" if route.recipient == address else address, route)
@@ -212,3 +215,11 @@ class Server:
     def _queue_failed(self, error: QueueError) -> None:
         self.log.event("warning", Level.ERROR, reason=f"the queue has failed, the server stops: {error}")
         self.broken.set()
+
+
+def _checked(address: str, status: str) -> str:
+    """An address that a program gave: it will stand in SMTP commands and headers as it is. Raises SendError."""
+    try:
+        return parse_address(address)
+    except AddressError as error:
+        raise SendError(553, status, f"not an address: {error}") from None

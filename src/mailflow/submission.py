@@ -9,10 +9,13 @@ import copy
 import re
 from email import message_from_bytes, policy
 from email.message import EmailMessage, Message
+from email.policy import Policy
 from email.utils import getaddresses, parseaddr
 
 _BARE = re.compile(rb"\r\n|\r|\n")
-_WIRE = policy.SMTPUTF8.clone(max_line_length=998)
+_ASCII = policy.SMTP.clone(max_line_length=998)
+_UTF8 = policy.SMTPUTF8.clone(max_line_length=998)
+_ADDRESSES = ("From", "Sender", "Reply-To", "To", "Cc")
 
 AnyMessage = Message | EmailMessage | bytes
 
@@ -26,9 +29,15 @@ def message_bytes(message: AnyMessage) -> bytes:
         if "Bcc" in message:
             message = copy.copy(message)
             del message["Bcc"]
-        message = message.as_bytes(policy=_WIRE if isinstance(message, EmailMessage) else message.policy)
+        message = message.as_bytes(policy=_wire(message) if isinstance(message, EmailMessage) else message.policy)
     content = _BARE.sub(b"\r\n", message)
     return content if content.endswith(b"\r\n") else content + b"\r\n"
+
+
+def _wire(message: EmailMessage) -> Policy:
+    """Header words beyond ASCII are encoded (RFC 2047), unless an address needs UTF-8 as it is (RFC 6532)."""
+    fields = [str(v) for name in _ADDRESSES for v in message.get_all(name, [])]
+    return _ASCII if all(address.isascii() for _, address in getaddresses(fields)) else _UTF8
 
 
 def message_recipients(message: AnyMessage) -> list[str]:

@@ -1,0 +1,52 @@
+"""The loader: what left memory while a slice was on its way is struck from that slice, and from no other."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mailflow.backlog import Backlog
+from mailflow.envelope import Message, Peer, Recipient
+from mailflow.loader import Loader
+from mailflow.queue import Position, Slice
+from mailflow.scheduler import Scheduler, SchedulerSettings
+
+
+class SlowQueue:
+    """Loads that end when the test says so."""
+
+    def __init__(self) -> None:
+        self.loads: dict[str, asyncio.Future[Slice]] = {}
+
+    def load(self, destination: str, after: object, until: float, limit: int) -> asyncio.Future[Slice]:
+        self.loads[destination] = asyncio.get_running_loop().create_future()
+        return self.loads[destination]
+
+
+def found(destination: str, id: int) -> Slice:
+    recipient = Recipient(0, "joe@x.example", destination, due=1.0)
+    message = Message(id, "", [recipient], None, arrived=1.0, size=1, peer=Peer())
+    return Slice([message], Position(1.0, id, 0), complete=True)
+
+
+def test_what_left_memory_before_a_load_began_is_not_struck_from_it() -> None:
+    async def story() -> dict[str, int]:
+        queue, backlog, taken = SlowQueue(), Backlog(), dict[str, int]()
+        loader = Loader(
+            queue,  # type: ignore[arg-type]
+            backlog,
+            Scheduler(SchedulerSettings()),
+            lambda name, messages: taken.update({name: sum(len(m.recipients) for m in messages)}),
+            lambda: 5.0,
+            lambda: 5.0,
+        )
+        backlog.note("smtp:a", 1.0)
+        loader.pump()
+        loader.forget(7, 0)  # deferred: not to be taken from the slice under way, which may show it as due
+        backlog.note("smtp:b", 1.0)
+        loader.pump()  # begins after that, so what it shows of message 7 is true
+        queue.loads["smtp:a"].set_result(found("smtp:a", 7))
+        queue.loads["smtp:b"].set_result(found("smtp:b", 7))
+        await asyncio.sleep(0)
+        return taken
+
+    assert asyncio.run(story()) == {"smtp:a": 0, "smtp:b": 1}
