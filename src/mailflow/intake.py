@@ -86,7 +86,7 @@ class Incoming:
         self._chunks.append(chunk)
         self._budget.used += size
         self._size = size = self._size + size
-        if size <= SMALL or self._refusal:
+        if size <= SMALL:
             return True
         if size <= self._flow.parts.threshold and not self._budget.exhausted():
             return True
@@ -129,7 +129,7 @@ class Incoming:
             trusted=envelope.trusted,
             complete=complete,
         )
-        return cleaned if isinstance(cleaned, Reply) else (*cleaned, *rest)
+        return (*cleaned, *rest) if rest and not isinstance(cleaned, Reply) else cleaned
 
     def _spill(self) -> bool:
         """Too large for memory: the content goes to a file from here on."""

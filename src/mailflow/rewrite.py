@@ -135,7 +135,8 @@ class Resolver:
             local_part, domain = address, self.origin_domain
             address = f"{local_part}@{domain}"
         domain = domain.lower()
-        route, why = self._match(address, domain)
+        known = None if self._addresses else self._by_domain.get(domain)
+        route, why = known or self._match(address, domain)
         if route is not None:
             return self._routed(route, address, local_part, domain, why)
         if domain in self._domains:

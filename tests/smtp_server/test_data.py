@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailflow.smtp.data import BARE_NEWLINE, LONG_LINE, TOO_BIG, DataScanner
+from mailflow.smtp.data import BARE_NEWLINE, LONG_LINE, TOO_BIG, DataScanner, WholeMessages
 from mailflow.smtp.reply import Reply
 
 Outcome = tuple[bytes, bytes | None, Reply | None]
@@ -34,6 +34,8 @@ def scan_ways(data: bytes, size: int = 100_000, line: int = 998, *, normalise: b
         return DataScanner(size, line, normalise=normalise)
 
     outcome = scan([data], scanner())
+    whole = WholeMessages(size, line).take(data)
+    assert whole is None or (whole, b"", None) == outcome
     assert scan([data[i : i + 1] for i in range(len(data))], scanner()) == outcome
     if len(data) < 100:
         for cut in range(1, len(data)):
@@ -118,11 +120,23 @@ def test_nothing_more_comes_out_once_the_message_is_too_big() -> None:
     assert scanner.trouble == TOO_BIG
 
 
-def test_scanner_starts_afresh() -> None:
-    scanner = DataScanner(100, 998)
-    assert scan([b"a\nb" + b"c" * 200 + b"\r\n.\r\n"], scanner)[2] == TOO_BIG
-    scanner.start()
-    assert scan([b"a\r\n.\r\n"], scanner) == (b"a\r\n", b"", None)
+def test_the_short_way_takes_what_is_whole_and_in_order_and_nothing_else() -> None:
+    messages = WholeMessages(1000, 998)
+    fits = b"a" * 996 + b"\r\n"
+    assert messages.take(fits + b".\r\n") == fits
+    for other in (
+        b"a" + fits + b".\r\n",  # perhaps too long a line
+        b".a\r\n.\r\n",
+        b"a\r\n..b\r\n.\r\n",
+        b"a\r\n.\r\nNOOP\r\n.\r\n",
+        b"a\nb\r\n.\r\n",
+        b"a\rb\r\n.\r\n",
+        b"a\n\r\n.\r\n",
+        b"a\r\n",
+        b".\r\n",
+    ):
+        assert messages.take(other) is None, other
+        assert messages.take(b"a\r\n.\r\n") == b"a\r\n", other
 
 
 def naive(wire: bytes) -> tuple[bytes, bytes | None]:

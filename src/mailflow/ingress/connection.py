@@ -95,15 +95,19 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes what the client sent."""
-        core = self._core
-        if core is None:
+        core, transport = self._core, self._transport
+        if core is None or transport is None:
             return
         self.quiet = 0
         try:
             core.feed(data)
         except Exception:  # noqa: BLE001 - one session's mishap must not harm the others
             self._crashed(core)
-        self._flush(core)
+        out = core.out
+        if len(out) == 1:  # `_flush`, in short, for the one reply of an ordinary command
+            transport.write(out.pop())
+        if out or core.closing or core.input or self._leaving:
+            self._flush(core)
 
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""

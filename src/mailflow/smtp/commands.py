@@ -22,9 +22,10 @@ SIZE_DIGITS = 20
 ENVID_CHARACTERS = 100
 ORCPT_CHARACTERS = 500
 
-# Whole command lines as nearly every client sends them; for `usual_path`.
-USUAL_MAIL = re.compile(rf"MAIL FROM: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]*))?\Z".encode())
-USUAL_RCPT = re.compile(rf"RCPT TO: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]*))?\Z".encode())
+# Whole command lines as nearly every client sends them; for `usual_path`. Each part is so short that no limit of a
+# line can be passed: RFC 5321 §4.5.3.1.4 has every server take 512 octets.
+USUAL_MAIL = re.compile(rf"MAIL FROM: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]{{0,300}}))?\Z".encode())
+USUAL_RCPT = re.compile(rf"RCPT TO: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]{{0,300}}))?\Z".encode())
 _DOTS, _HYPHEN_DOT, _DOT_HYPHEN = (odd.encode() for odd in EXTRAORDINARY)
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+\Z")  # RFC 3461 §4

@@ -1,8 +1,9 @@
 r"""The bytes behind DATA: finds the end, undoes dot-stuffing, checks line ends, line lengths and the size.
 
 `WholeMessages` is tried with the first bytes; when it does not take them, a `DataScanner` is fed with them and with
-whatever the network gives then, in pieces of any size. `feed` gives back a piece of the message, and where the message ended. Every piece is taken as a whole: one search
-for CR LF dot, one pass over the line ends, and jumps of a line limit's width; nothing is done line by line.
+whatever the network gives then, in pieces of any size. `feed` gives back a piece of the message, and where the message
+ended. Every piece is taken as a whole: one search for CR LF dot, one pass over the line ends, and jumps of a line
+limit's width; nothing is done line by line.
 
 Invariants: only CR LF . CR LF ends the message (RFC 5321 §4.1.1.4), whatever else is in it. The same pieces joined
 give the same message for every split of the input. At most four bytes are kept between two calls. When something
@@ -57,7 +58,7 @@ class WholeMessages:
 
 
 class DataScanner:
-    """Scans one message after the other; `start` begins a new one."""
+    """Scans one message."""
 
     __slots__ = (
         "_column",
@@ -78,10 +79,6 @@ class DataScanner:
         self.line_limit = line_limit
         self.normalise = normalise
         self._newlines = io.IncrementalNewlineDecoder(None, translate=False)
-        self.start()
-
-    def start(self) -> None:
-        """Forgets everything about the message before."""
         self.size = 0
         """Bytes of the message seen so far."""
         self.trouble: Reply | None = None

@@ -199,23 +199,26 @@ class ServerCore:
         """One command line, without its CR LF."""
         if self._skipping:
             self._skipping = False
-        elif len(line) > self._profile.command_line:
-            self._say(replies.LINE_TOO_LONG)
-        elif line == b"DATA":
-            self._data("")
-        else:
-            # What nearly every client sends, in its place, is read in one step; the rest takes the long way.
-            state = self.state
-            if state is _READY:
-                if usual := usual_path(USUAL_MAIL, line):
-                    self._sender(usual[0], usual[1])
-                    return
-            elif (state is _MAIL or state is _RCPT) and (usual := usual_path(USUAL_RCPT, line)):
+            return
+        # What nearly every client sends, in its place, is read in one step; the rest takes the long way.
+        state = self.state
+        if state is _READY:
+            if usual := usual_path(USUAL_MAIL, line):
+                self._sender(usual[0], usual[1])
+                return
+        elif state is not _START:
+            if line == b"DATA":
+                self._data("")
+                return
+            if usual := usual_path(USUAL_RCPT, line):
                 self._recipient(usual[0], usual[1])
                 return
-            self._command(line)
+        self._command(line)
 
     def _command(self, line: bytes) -> None:
+        if len(line) > self._profile.command_line:
+            self._say(replies.LINE_TOO_LONG)
+            return
         text = decode_line(line)
         if text is None:
             self._say(replies.BAD_CHARACTERS)
