@@ -44,14 +44,20 @@ class LocalAgent:
         future.add_done_callback(lambda f: self._finished(f, delivery, done))
 
     async def close(self, grace: float) -> None:
-        """See `Agent.close`. A write that began is always waited for: it cannot be broken off half way."""
+        """See `Agent.close`. A write that hangs goes on in its thread; the delivery is repeated under the same name."""
         if self._running:
             await asyncio.wait(set(self._running), timeout=grace)
-        self._threads.shutdown(wait=False)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for future in (left := set(self._running)):
+            future.cancel()
+        if left:
+            await asyncio.wait(left)
 
     def _finished(self, future: asyncio.Future[list[Fact]], delivery: Delivery, done: Done) -> None:
         self._running.discard(future)
-        if future.cancelled() or future.exception():
+        if future.cancelled():
+            delivery.fail(Fact(Stage.FILE, trouble=Trouble.UNATTEMPTED))
+        elif future.exception():
             delivery.fail(Fact(Stage.FILE, trouble=Trouble.IO_ERROR))
         else:
             delivery.facts.extend(future.result())
@@ -95,4 +101,6 @@ def _unix_lines(content: ContentFile) -> Iterator[bytes]:
             piece = held + piece
             held = b"\r" if piece.endswith(b"\r") else b""
             yield piece[: len(piece) - len(held)].replace(b"\r\n", b"\n")
+        if left:
+            raise OSError(errno.EIO, "content file is shorter than its message")
         yield held

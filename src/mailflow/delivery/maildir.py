@@ -22,16 +22,17 @@ def write_maildir(maildir: Path, name: str, parts: Iterable[bytes]) -> Path:
     """Stores `parts`, joined, as one new message; returns its path once it is safe on disk.
 
     `name` must be unique in the Maildir for all time, and the same for the same message: a delivery repeated after
-    a crash then replaces its first copy instead of standing beside it. Raises OSError; then no message is left behind.
+    a crash then replaces its first copy instead of standing beside it. Raises OSError, and what `parts` raises; then no
+    half of a message is left behind.
     """
-    if not (maildir / "new").is_dir():
+    if not ((maildir / "new").is_dir() and (maildir / "tmp").is_dir()):
         create_maildir(maildir)
     temporary, final = maildir / "tmp" / name, maildir / "new" / name
     temporary.unlink(missing_ok=True)  # what a crash left
     try:
         _write_synced(temporary, parts)
         temporary.rename(final)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(final.parent)
