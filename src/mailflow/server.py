@@ -61,6 +61,8 @@ class Server:
         """Set when the queue has failed for good and the server should be stopped."""
         self._deliver = deliver
         self._given_log = log
+        self._grace_ends = 0.0
+        """Loop time; set when the server begins to stop."""
         self._stack = AsyncExitStack()
 
     def __repr__(self) -> str:
@@ -86,6 +88,7 @@ class Server:
     async def stop(self) -> None:
         """Stops everything in reverse order, with `shutdown_grace` seconds for what is under way."""
         self.log.event("stopping", grace=self.settings.shutdown_grace)
+        self._grace_ends = asyncio.get_running_loop().time() + self.settings.shutdown_grace
         await self._stack.aclose()
 
     async def send(
@@ -163,7 +166,8 @@ class Server:
         self._stack.push_async_callback(self.listener.drain, settings.shutdown_grace)
 
     async def _stop_flow(self) -> None:
-        await self.flow.close(self.settings.shutdown_grace)
+        """Deliveries go on while sessions end, and have what is left of the grace then."""
+        await self.flow.close(max(0.0, self._grace_ends - asyncio.get_running_loop().time()))
 
     def _make_flow(self) -> Flow:
         settings, loop = self.settings, asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import signal
 import smtplib
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,29 @@ def test_stopping_waits_no_longer_than_the_grace(serve: Serve) -> None:
         assert server.stop() == 0
         server.start()
         assert [entry["id"] for entry in server.queue()] != []
+
+
+def test_sessions_and_deliveries_share_one_grace(serve: Serve, sink: Sink) -> None:
+    """A client that stalls inside its message uses the whole grace; a delivery that stalls gets no second one."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def stall(verb: str, _argument: str) -> None:
+        if verb == "MAIL":
+            asked.set()
+            go_on.wait(20)
+
+    sink.answer = stall
+    server = serve(relay={"host": sink.next_hop}, shutdown_grace="2s")
+    send(server.port, "user@remote.test")
+    assert asked.wait(20)
+    with Client(server.port) as client:
+        client.say("EHLO client.test")
+        for command in ("MAIL FROM:<s@client.test>", "RCPT TO:<alice@example.test>", "DATA"):
+            client.say(command)
+        begin = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begin < 3.5
+    go_on.set()
 
 
 def test_what_was_not_delivered_at_the_stop_is_delivered_after_the_start(serve: Serve, sink: Sink) -> None:
