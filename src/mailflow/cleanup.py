@@ -82,17 +82,18 @@ class Cleaner:
             if not complete:
                 return HEADER_TOO_LARGE
             end = len(head)
-        fields = b"\r\n" + head[:end].lower()
-        if fields.count(b"\r\nreceived:") > self.hop_limit:
+        # As text: bytes try the left side of `in` as a number first, by way of an exception.
+        fields = "\r\n" + head[:end].lower().decode("latin-1")
+        if fields.count("\r\nreceived:") > self.hop_limit:
             return TOO_MANY_HOPS
         prefix = self.received(peer, queue_id, recipient, now)
-        if trusted and not (b"\r\nfrom:" in fields and b"\r\ndate:" in fields and b"\r\nmessage-id:" in fields):
+        if trusted and not ("\r\nfrom:" in fields and "\r\ndate:" in fields and "\r\nmessage-id:" in fields):
             prefix += self._missing(fields, queue_id, sender)
         if end and not _FIELD.match(head):
             head, prefix = _mend_start(head, prefix)
-        if b"\r\nreturn-path" in fields:
+        if "\r\nreturn-path" in fields:
             head = _without(_RETURN_PATH, head)
-        if remove_bcc and b"bcc" in fields:
+        if remove_bcc and "bcc" in fields:
             head = _without(_BCC, head)
         return Cleaned(prefix.encode(errors="replace"), head)
 
@@ -116,15 +117,15 @@ class Cleaner:
             self._second = second
         return self._date
 
-    def _missing(self, fields: bytes, queue_id: str, sender: str) -> str:
+    def _missing(self, fields: str, queue_id: str, sender: str) -> str:
         """The fields that RFC 5322 §3.6 asks for and a posting client left to us (RFC 6409 §8)."""
         added = ""
-        if b"\r\nfrom:" not in fields and not _has(b"from", fields):
+        if "\r\nfrom:" not in fields and not _has("from", fields):
             author = sender if sender.isprintable() and sender else f"MAILER-DAEMON@{self.hostname}"
             added += f"From: <{author}>\r\n"
-        if b"\r\ndate:" not in fields and not _has(b"date", fields):
+        if "\r\ndate:" not in fields and not _has("date", fields):
             added += f"Date: {self._date}\r\n"
-        if b"\r\nmessage-id:" not in fields and not _has(b"message-id", fields):
+        if "\r\nmessage-id:" not in fields and not _has("message-id", fields):
             added += f"Message-ID: <{queue_id}@{self.hostname}>\r\n"
         return added
 
@@ -178,9 +179,9 @@ def _words(text: str) -> str:
     return " ".join(map(_token, text.split()))
 
 
-def _has(name: bytes, fields: bytes) -> bool:
+def _has(name: str, fields: str) -> bool:
     """Whether the field is there in the obsolete form, with blanks before the colon (RFC 5322 §4.5)."""
-    return re.search(rb"\r\n" + name + rb"[ \t]+:", fields) is not None
+    return re.search(r"\r\n" + name + r"[ \t]+:", fields) is not None
 
 
 def _mend_start(head: bytes, prefix: str) -> tuple[bytes, str]:

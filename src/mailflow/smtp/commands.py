@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mailflow.smtp.address import EXTRAORDINARY, ORDINARY_ADDRESS
+from mailflow.smtp.address import ORDINARY_ADDRESS
 from mailflow.smtp.reply import Reply
 
 # RFC 1870 §4: at most 20 digits.
@@ -26,7 +26,6 @@ ORCPT_CHARACTERS = 500
 # line can be passed: RFC 5321 §4.5.3.1.4 has every server take 512 octets.
 USUAL_MAIL = re.compile(rf"MAIL FROM: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]{{0,300}}))?\Z".encode())
 USUAL_RCPT = re.compile(rf"RCPT TO: ?<({ORDINARY_ADDRESS})>(?: ([!-~ ]{{0,300}}))?\Z".encode())
-_DOTS, _HYPHEN_DOT, _DOT_HYPHEN = (odd.encode() for odd in EXTRAORDINARY)
 _KEYWORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+\Z")  # RFC 3461 §4
 _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\Z")
@@ -92,9 +91,10 @@ def usual_path(form: re.Pattern[bytes], line: bytes) -> tuple[str, str] | None:
     if usual is None:
         return None
     path, words = usual.groups(b"")
-    if _DOTS in path or _HYPHEN_DOT in path or _DOT_HYPHEN in path:
+    address = path.decode()  # bytes try the left side of `in` as a number first, by way of an exception
+    if ".." in address or "-." in address or ".-" in address:
         return None
-    return path.decode(), words.decode()
+    return address, words.decode()
 
 
 def parse_mail_params(text: str) -> MailParams:
