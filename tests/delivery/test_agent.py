@@ -172,11 +172,11 @@ def test_a_slow_host_gets_all_its_connections_once_somebody_has_waited():
 
 
 @pytest.mark.parametrize(
-    ("waiting", "opening", "connections", "urgent", "number"),
-    [(20, 0, 0, False, 5), (20, 2, 2, False, 1), (20, 0, 5, False, 0), (20, 0, 5, True, 10), (60, 1, 5, True, 14)],
+    ("waiting", "opening", "connections", "allowed", "number"),
+    [(20, 0, 0, 5, 5), (20, 2, 2, 5, 1), (20, 0, 5, 5, 0), (20, 0, 5, 20, 10), (60, 1, 5, 20, 14)],
 )
-def test_how_many_connections_are_worth_opening(waiting, opening, connections, urgent, number):
-    assert worth_opening(waiting, opening, connections, 20, urgent=urgent, depth=2) == number
+def test_how_many_connections_are_worth_opening(waiting, opening, connections, allowed, number):
+    assert worth_opening(waiting, opening, connections, allowed, depth=2) == number
 
 
 def test_a_connection_has_its_number_of_messages():

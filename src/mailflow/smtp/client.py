@@ -232,8 +232,7 @@ class Client:
             replies = self._parser.feed(data)
         except ReplyError as error:
             replies, garbage = error.replies, True
-        if replies:
-            self.mark += 1
+        self.mark += len(replies)
         for reply in replies:
             self._take_reply(reply)
         if garbage:

@@ -18,7 +18,7 @@ MAX_LINE = 2048
 MAX_LINES = 128
 """Lines of one reply: the longest EHLO answers known have some 30."""
 MAX_REMEMBERED = 32
-"""Lines whose `Reply` is kept: the first ones, because hosts say the same few sentences to every message."""
+"""Lines whose `Reply` is kept (and as many successes): the first ones, because hosts say the same few sentences to every message."""
 
 
 class ReplyError(Exception):
@@ -32,27 +32,30 @@ class ReplyError(Exception):
 class ReplyParser:
     """Incremental parser of one connection's replies."""
 
-    __slots__ = ("_buffer", "_lines", "_remembered")
+    __slots__ = ("_buffer", "_lines", "_remembered", "_successes", "empty")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._lines: list[str] = []
         self._remembered: dict[bytes, Reply] = {}
+        self._successes: dict[bytes, Reply] = {}
+        self.empty = True
+        """Whether nothing waits for more bytes."""
 
     def __repr__(self) -> str:
         return f"<ReplyParser buffered={len(self._buffer)} lines={len(self._lines)}>"
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing waits for more bytes."""
-        return not self._buffer and not self._lines
-
     def success(self, data: bytes) -> Reply | None:
         """The reply when the bytes are one whole line with 250; else None, and they are to be fed. Only when `empty`."""
+        reply = self._successes.get(data)
+        if reply is not None:
+            return reply
         if data[:4] != b"250 " or data.find(b"\n") != len(data) - 1 or len(data) > MAX_LINE:
             return None
-        line = data[:-1]
-        return self._remembered.get(line) or self._line(line)
+        reply = _reply(250, [_text(data[:-1])])
+        if len(self._successes) < MAX_REMEMBERED:
+            self._successes[data] = reply
+        return reply
 
     def feed(self, data: bytes) -> list[Reply]:
         """The replies that `data` completes. Raises `ReplyError`, which carries the replies before the error."""
@@ -66,6 +69,7 @@ class ReplyParser:
         except ReplyError as error:
             error.replies = replies
             raise
+        self.empty = not self._buffer and not self._lines
         return replies
 
     def _take(self, lines: list[bytes], replies: list[Reply]) -> None:

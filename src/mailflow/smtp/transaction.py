@@ -168,7 +168,7 @@ def plain_envelope(transaction: Transaction, offers: Extensions) -> bytes:
         return b""
     recipient = recipients[0]
     addresses = sender + recipient
-    if 0 < offers.size_limit < size or not addresses.isascii() or not addresses.isprintable():
+    if 0 < offers.size_limit < size or not addresses.isascii() or "\n" in addresses or "\r" in addresses:
         return b""
     return f"MAIL FROM:<{sender}> SIZE={size}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
 

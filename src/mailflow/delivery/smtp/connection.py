@@ -76,6 +76,7 @@ class Connection(asyncio.Protocol):
         self.history: Iterable[HostAttempt] = ()
         """Hosts that were tried in vain before this one; the first job takes them over."""
         self._settings = settings
+        self._recipients = settings.recipients_per_message
         self._owner = owner
         self._sweep = sweep
         self._loop = asyncio.get_running_loop()
@@ -94,7 +95,6 @@ class Connection(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"<Connection {self.host.name}[{self.host.key}] load={self.load} served={self.served} {self.client!r}>"
 
-    @property
     def takes_second(self) -> bool:
         """Whether a further job may be put behind the one under way: the host pipelines, has proven itself, and the
         message in front is small. RFC 2920 §3.1 allows it; a job whose connection is lost so goes elsewhere.
@@ -103,21 +103,23 @@ class Connection(asyncio.Protocol):
             return False
         client = self.client
         current = client.current
-        return current is not None and current.size <= SMALL and current.content is not None and client.room
+        if current is None or current.content is None or current.size > SMALL:
+            return False
+        return client.extensions.pipelining
 
     # Jobs
 
     def run(self, job: Job) -> None:
         """Sends the job's next transaction, at once or behind the one under way."""
         self.load += 1
-        job.began = now = self._loop.time()
+        job.began = now = self.time()
         delivery = job.delivery
         if not delivery.hosts:
             delivery.connected = now
         if self.history:
             delivery.hosts.extend(self.history)
             self.history = ()
-        job.prepare(self._settings.recipients_per_message)
+        job.prepare(self._recipients)
         self.client.begin(job)
         if not self._pumping:
             self._pump()
@@ -224,11 +226,12 @@ class Connection(asyncio.Protocol):
         if not self._is_ready and client.state in (_READY, _CLOSED):
             self._is_ready = True
             self.ready.set_result(None)
-        while client.finished:
-            transactions, client.finished = client.finished, []
-            for transaction in transactions:
+        finished = client.finished
+        if finished:
+            for transaction in finished:  # those too that are added meanwhile
                 self.load -= 1
                 self._owner.finished(self, transaction)
+            finished.clear()
         self._pumping = False
         if client.wants_body and self._stream is None and client.current is not None:
             self._stream = self._owner.spawn(self._send_file(cast("Job", client.current)))

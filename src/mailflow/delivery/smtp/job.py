@@ -22,6 +22,7 @@ MAX_RESTARTS = 5
 """How often a job may find its kept connection dead before that counts as the host's failure."""
 
 _FIRST = (0,)
+_DOT = Step.DOT  # a global is found faster than an enum's member
 
 _STAGE = (
     Stage.BANNER,
@@ -107,15 +108,13 @@ class Job(Transaction):
         self.restarts += 1
         return self.restarts <= MAX_RESTARTS
 
-    @property
     def delivered(self) -> Reply | None:
         """The host's word, if this is what nearly every transaction is: the job's only recipient, and accepted."""
-        if len(self.facts) != 1:
-            return None
         answer = self.answers[0]
-        if answer is None or answer[0] is not Step.DOT or answer[1] is None or answer[1].code >= 300:
+        if answer is None or len(self.facts) != 1:
             return None
-        return answer[1]
+        step, reply, _ = answer
+        return reply if step is _DOT and reply is not None and reply.code < 300 else None
 
     def take_in(self, host: HostAttempt, *, other_hosts: bool) -> None:
         """Notes the answers of a finished transaction; `open` is afterwards who needs another one.
@@ -156,10 +155,13 @@ class Job(Transaction):
 
     def finish(self) -> None:
         """Gives the delivery back, with all its facts."""
-        delivery = self.delivery
-        delivery.facts.extend([fact for fact in self.facts if fact is not None])
+        self.delivery.facts.extend([fact for fact in self.facts if fact is not None])
+        self.give_back()
+
+    def give_back(self) -> None:
+        """The same when the delivery has its facts already."""
         try:
-            self.done(delivery)
+            self.done(self.delivery)
         except Exception as error:  # noqa: BLE001 - the caller's failure must not break the connection for others
             loop = asyncio.get_running_loop()
             loop.call_exception_handler({"message": "done() of a delivery failed", "exception": error})

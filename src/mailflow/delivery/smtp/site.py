@@ -37,6 +37,8 @@ PATIENCE = 0.1
 """Seconds that a job waits for one of the connections there are before it is worth more of them."""
 UNATTEMPTED = Fact(Stage.CONNECT, None, Trouble.UNATTEMPTED)
 
+_DOT = Stage.DOT  # a global is found faster than an enum's member
+
 T = TypeVar("T")
 
 
@@ -55,17 +57,13 @@ class Household(Protocol):
     def forget(self, site: Site) -> None: ...
 
 
-def enough(connections: int, limit: int) -> bool:
-    """Whether there are so many connections that jobs rather share one than open another at once."""
-    return connections >= max(1, limit // 4)
+def enough(limit: int) -> int:
+    """So many connections that jobs rather share one than open another at once."""
+    return max(1, limit // 4)
 
 
-def worth_opening(waiting: int, opening: int, connections: int, limit: int, *, urgent: bool, depth: int) -> int:
-    """How many connections to open now, for so many jobs that wait, of which a connection will take `depth`.
-
-    `urgent`: whether all that is allowed may be opened, or only the first quarter.
-    """
-    allowed = limit if urgent else max(1, limit // 4)
+def worth_opening(waiting: int, opening: int, connections: int, allowed: int, *, depth: int) -> int:
+    """How many connections to open now, for so many jobs that wait, of which a connection will take `depth`."""
     return max(0, min(-(-waiting // depth) - opening, allowed - connections - opening))
 
 
@@ -79,9 +77,11 @@ class Site:
         "_depth",
         "_detours",
         "_endpoint",
+        "_enough",
         "_half",
         "_home",
         "_idle",
+        "_limit",
         "_opening",
         "_patience",
         "_proven",
@@ -93,6 +93,8 @@ class Site:
         self.next_hop = next_hop
         self._endpoint = endpoint
         self._home = home
+        self._limit = home.settings.connections
+        self._enough = enough(self._limit)
         self._connections: set[Connection] = set()
         self._idle: list[Connection] = []
         self._half: dict[Connection, None] = {}
@@ -121,7 +123,7 @@ class Site:
         connection = self._place()
         if connection is not None:
             connection.run(job)
-            if connection.load == 1 and connection.takes_second:
+            if connection.takes_second():
                 self._half[connection] = None
         elif self._closing or len(self._waiting) >= MAX_WAITING:
             # not at once: the caller may be in the middle of handing out jobs, and would get them back endlessly
@@ -129,7 +131,8 @@ class Site:
         else:
             job.began = 0.0
             self._waiting.append(job)
-            self._grow()
+            if self._patience is None:
+                self._grow()
 
     def close(self) -> None:
         """Takes no more jobs; those that wait come back, idle connections are closed."""
@@ -149,7 +152,7 @@ class Site:
         if self._idle:
             self._home.idle -= 1
             return self._idle.pop()
-        if self._half and enough(len(self._connections), self._home.settings.connections):
+        if self._half and len(self._connections) >= self._enough:
             return self._half.popitem()[0]
         return None
 
@@ -157,37 +160,41 @@ class Site:
         """The connection may have room: for those who wait, else it is noted down."""
         if connection.is_gone:
             return
-        settings = self._home.settings
         if connection.load == 0:
-            self._half.pop(connection, None)
-            if self._closing or connection.spare or connection.served >= settings.messages_per_connection:
-                connection.quit()
-            elif self._waiting:
-                connection.run(self._waiting.popleft())
-            elif self._home.idle >= settings.idle_connections:
-                connection.quit()
-            else:
-                self._home.idle += 1
-                connection.kept = True
-                self._idle.append(connection)
-        if connection.takes_second:
-            if self._waiting and enough(len(self._connections), settings.connections):
+            self._unloaded(connection)
+        if connection.takes_second():
+            if self._waiting and len(self._connections) >= self._enough:
                 connection.run(self._waiting.popleft())
             else:
                 self._half[connection] = None
-        if self._waiting:
+        if self._waiting and self._patience is None:
             self._grow()
+
+    def _unloaded(self, connection: Connection) -> None:
+        """Nothing is on the connection: another job, its end, or a place among the idle ones."""
+        settings = self._home.settings
+        self._half.pop(connection, None)
+        if self._closing or connection.spare or connection.served >= settings.messages_per_connection:
+            connection.quit()
+        elif self._waiting:
+            connection.run(self._waiting.popleft())
+        elif self._home.idle >= settings.idle_connections:
+            connection.quit()
+        else:
+            self._home.idle += 1
+            connection.kept = True
+            self._idle.append(connection)
 
     def _grow(self, *, urgent: bool = False) -> None:
         """Opens connections for those who wait, or looks again in a while whether they still do."""
-        limit, connections = self._home.settings.connections, len(self._connections)
-        if not urgent and enough(connections + self._opening, limit):
-            if self._patience is None and self._proven and connections < limit and not self._closing:
-                loop, last = asyncio.get_running_loop(), self._waiting[-1]
-                self._patience = loop.call_later(PATIENCE, self._look_again, last)
+        connections, opening, waiting = len(self._connections), self._opening, len(self._waiting)
+        if not urgent and connections + opening >= self._enough:
+            if self._patience is None and self._proven and connections < self._limit and not self._closing:
+                loop = asyncio.get_running_loop()
+                self._patience = loop.call_later(PATIENCE, self._look_again, self._waiting[-1])
             return
-        waiting, opening = len(self._waiting), self._opening
-        for _ in range(worth_opening(waiting, opening, connections, limit, urgent=urgent, depth=self._depth)):
+        allowed = self._limit if urgent else self._enough
+        for _ in range(worth_opening(waiting, opening, connections, allowed, depth=self._depth)):
             self._opening += 1
             task = self._home.spawn_opening(self._home.connector.open(self._endpoint, self))
             task.add_done_callback(self._opened)
@@ -203,7 +210,7 @@ class Site:
     def finished(self, connection: Connection, transaction: Transaction) -> None:
         """A transaction has all its answers: the connection is free before the job ends, as its end may bring the next."""
         job = cast("Job", transaction)
-        reply = job.delivered
+        reply = job.delivered()
         if reply is not None:
             self._delivered(connection, job, reply)
             return
@@ -231,10 +238,11 @@ class Site:
         """The same for what nearly every transaction is: nothing is left open, and no other host is asked."""
         self._count(connection)
         record = self._record(connection, job, reply.text)
-        job.delivery.hosts.append(record)
-        job.facts[0] = Fact(Stage.DOT, reply, None, record)
+        delivery = job.delivery
+        delivery.hosts.append(record)
+        delivery.facts.append(Fact(_DOT, reply, None, record))
         self._free(connection)
-        job.finish()
+        job.give_back()
 
     def _count(self, connection: Connection) -> None:
         connection.served += 1
