@@ -23,14 +23,16 @@ from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import IdSource
 from mailflow.store import query
 from mailflow.store.admin import AdminTask, Command
+from mailflow.store.batch import Admin, Done
 from mailflow.store.failure import failure
 from mailflow.store.lock import SpoolLock
 from mailflow.store.lookup import Lookups
+from mailflow.store.room import COPIES, ROW_BYTES
 from mailflow.store.settings import QueueSettings
 from mailflow.store.spill import ContentWriter
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Changed, Position, QueueCounts, Selection, Settlement, Slice
-from mailflow.store.writer import Admin, Done, Writer
+from mailflow.store.writer import Writer
 
 __all__ = [
     "Changed",
@@ -50,7 +52,7 @@ class Queue:
     """The queue of one spool; made by `Queue.open`."""
 
     def __init__(
-        self, spool: Path, settings: QueueSettings, lock: SpoolLock, store: Store, now: Callable[[], float]
+        self, spool: Path, settings: QueueSettings, lock: SpoolLock, store: Store, free: int, now: Callable[[], float]
     ) -> None:
         loop = asyncio.get_running_loop()
         self.spool = spool
@@ -60,7 +62,7 @@ class Queue:
         self._now = now
         self._loop = loop
         self._ids = IdSource(store.high_water)
-        self._writer = Writer(store, loop, self._last_id)
+        self._writer = Writer(store, loop, self._last_id, free, settings.reserve)
         self._lookups = Lookups(spool, loop)
         self._spills: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -76,9 +78,7 @@ class Queue:
         cannot be read or written, or was written by a newer mailflow.
         """
         lock, store, free = await asyncio.get_running_loop().run_in_executor(None, _open, spool, settings, now)
-        queue = cls(spool, settings, lock, store, now)
-        queue._writer.free_bytes = free
-        return queue
+        return cls(spool, settings, lock, store, free, now)
 
     def new_id(self) -> int:
         """An id that no message of this spool has, had, or will have (wishes 60 and 81)."""
@@ -112,7 +112,7 @@ class Queue:
         """
         if self._closed:
             self._loop.call_soon(done, QueueError("the queue is closed"))
-        elif self._writer.waiting_bytes > self.settings.write_buffer:
+        elif self._writer.waiting > self.settings.write_buffer:
             self.discard(message)
             self._loop.call_soon(done, QueueError(f"more than write_buffer waits for the disk ({self._writer!r})"))
         else:
@@ -129,13 +129,14 @@ class Queue:
                 self._loop.call_soon(done, QueueError("the queue is closed"))
             return
         message = settlement.message
-        whole = message.remaining == len(settlement.done) and not settlement.deferred
-        message.remaining -= len(settlement.done)
-        self._writer.settle(settlement, done, whole=whole)
+        leaving = len(settlement.done)
+        settlement.whole = message.remaining == leaving and not settlement.deferred
+        message.remaining -= leaving
+        self._writer.settle(settlement, done)
 
     def spill(self, id: int) -> ContentWriter:
         """A writer for the content of message `id`, which is larger than content_file_threshold, while it arrives."""
-        return ContentWriter(id, self._store.files, self._keep_task)
+        return ContentWriter(id, self._store.files, self._writer.admit, self._keep_task)
 
     def discard(self, message: Message) -> None:
         """Frees the content file of a message that was spilled and then was not enqueued after all."""
@@ -145,13 +146,10 @@ class Queue:
     def room(self, size: int) -> bool:
         """Whether a message of `size` bytes may come in: the disk keeps its reserve, and the writer keeps up.
 
-        Free space is looked up in the writer's thread, at most once a second.
+        True is no promise: the writer's thread, or a content file that grows, may find out better and say QueueFull.
         """
-        self._writer.look(self._loop.time())
-        waiting = self._writer.waiting_bytes
-        return (
-            self._writer.free_bytes - waiting - size >= self.settings.reserve and waiting <= self.settings.write_buffer
-        )
+        need = size if size > self.settings.content_file_threshold else COPIES * (size + ROW_BYTES)
+        return self._writer.waiting <= self.settings.write_buffer and self._writer.has_room(need)
 
     # Reading
 

@@ -78,6 +78,17 @@ class ContentFiles:
         if not keep:
             self._remove(number)
 
+    def drop(self, number: int) -> None:
+        """The file is free, and its room is wanted. Raises OSError."""
+        self._remove(number)
+
+    def drop_spares(self) -> None:
+        """The disk is full: spare files go. Raises OSError."""
+        with self._lock:
+            spare, self._spare = self._spare, {}
+        for number in spare:
+            self._remove(number)
+
     def sync(self, number: int, fd: int) -> None:
         """Brings the bytes of an open file to the disk, and its name when that is new. Raises OSError."""
         os.fsync(fd)

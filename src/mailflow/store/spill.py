@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiofiles
 
 from mailflow.envelope import ContentFile
-from mailflow.errors import QueueError
+from mailflow.errors import QueueError, QueueFull
 from mailflow.store.content import ContentFiles
 from mailflow.store.failure import failure
 from mailflow.store.rows import checksum
@@ -29,11 +29,19 @@ BUFFER_BYTES = 512 * 1024
 class ContentWriter:
     """The content of one large message, on its way to disk."""
 
-    def __init__(self, id: int, files: ContentFiles, keep: Callable[[asyncio.Task[None]], None]) -> None:
+    def __init__(
+        self,
+        id: int,
+        files: ContentFiles,
+        admit: Callable[[int], Awaitable[bool]],
+        keep: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        """`admit` says whether so many bytes more leave the disk its reserve; `keep` holds on to the task."""
         self.id = id
         self.size = 0
         self.on_drain: Callable[[], None] | None = None
         self._files = files
+        self._admit = admit
         self._number = files.take()
         self._crc = checksum(id, b"")
         self._waiting: list[bytes] = []
@@ -84,7 +92,7 @@ class ContentWriter:
             await self._fail(failure(error, str(self._files.path(self._number))))
             return
         if self._aborted or self._done is None:
-            await self._free()
+            await self._free(self._files.give_back)
             return
         self._files.finished(self.id, self._number, self._crc)
         self._done(ContentFile(self._files.path(self._number), self.size))
@@ -106,6 +114,8 @@ class ContentWriter:
     async def _write_some(self, file: Any) -> None:
         data = memoryview(b"".join(self._waiting))
         self._waiting.clear()
+        if not await self._admit(len(data)):
+            raise QueueFull(f"no room for more than {self.size - self._bytes} bytes of a message")
         self._crc = checksum(self.id, data, self._crc)
         rest = data
         while rest:
@@ -123,7 +133,7 @@ class ContentWriter:
             self._wake.clear()
             await self._wake.wait()
         self._drop_waiting()
-        await self._free()
+        await self._free(self._files.drop)
         if self._done is not None:
             self._done(error)
 
@@ -135,9 +145,9 @@ class ContentWriter:
             if self.on_drain:
                 self.on_drain()
 
-    async def _free(self) -> None:
+    async def _free(self, how: Callable[[int], None]) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(None, self._files.give_back, self._number)
+            await asyncio.get_running_loop().run_in_executor(None, how, self._number)
         except OSError:
             return  # the file stays until the next start's sweep
 

@@ -19,7 +19,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from mailflow.envelope import HELD, ContentFile, Message, Recipient
 from mailflow.errors import QueueError
@@ -38,13 +38,6 @@ ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
-
-
-class Work(NamedTuple):
-    """A settlement on its way to disk. `whole`: the last recipients of their message leave, nothing is deferred."""
-
-    settlement: Settlement
-    whole: bool
 
 
 class _Table:
@@ -121,13 +114,13 @@ class Store:
 
     # One batch
 
-    def commit(self, messages: Sequence[Message], work: Sequence[Work], last_id: int) -> dict[int, int]:
+    def commit(self, messages: Sequence[Message], work: Sequence[Settlement], last_id: int) -> dict[int, int]:
         """One transaction: messages enter, settlements take effect. `last_id`: the newest id handed out.
 
         Returns message id → recipients left, for the settlements that are not `whole`. Raises QueueFull, QueueError,
         StoreBroken; then nothing of it is in the store.
         """
-        entering = [*messages, *(m for w in work for m in w.settlement.new)] if work else messages
+        entering = [*messages, *(m for w in work for m in w.new)] if work else messages
         mark, left = self.transaction(lambda: self._batch(entering, work, last_id))
         self._reserved = mark
         for message in entering:
@@ -155,7 +148,9 @@ class Store:
         except sqlite3.Error as error:
             raise StoreBroken(f"{database(self.spool)}: cannot undo a transaction: {error}") from error
 
-    def _batch(self, entering: Sequence[Message], work: Sequence[Work], last_id: int) -> tuple[int, dict[int, int]]:
+    def _batch(
+        self, entering: Sequence[Message], work: Sequence[Settlement], last_id: int
+    ) -> tuple[int, dict[int, int]]:
         if entering:
             self._enter(entering)
         left = self._settle(work) if work else {}
@@ -212,13 +207,13 @@ class Store:
 
     # Settling
 
-    def _settle(self, work: Sequence[Work]) -> dict[int, int]:
+    def _settle(self, work: Sequence[Settlement]) -> dict[int, int]:
         gone: list[int] = []
         left: dict[int, int] = {}
         deferred: list[tuple[Any, ...]] = []
-        for settlement, whole in work:
+        for settlement in work:
             message = settlement.message
-            if whole:
+            if settlement.whole:
                 gone.append(message.id)
                 continue
             deferred += [(r.due, r.attempts, r.reason, message.id, r.number) for r in settlement.deferred]
@@ -252,9 +247,9 @@ class Store:
         row = self.db.execute("SELECT remaining FROM message WHERE id = ?", (id,)).fetchone()
         return max(row[0], 0) if row else 0
 
-    def _release_files(self, work: Sequence[Work], left: dict[int, int]) -> None:
-        for settlement, whole in work:
-            if whole or left.get(settlement.message.id) == 0:
+    def _release_files(self, work: Sequence[Settlement], left: dict[int, int]) -> None:
+        for settlement in work:
+            if settlement.whole or left.get(settlement.message.id) == 0:
                 try:
                     self.files.settled(settlement.message.id)
                 except OSError:
@@ -298,13 +293,26 @@ class Store:
     # Trouble
 
     def free_bytes(self) -> int:
-        """Room for content: free on the disk for us, and free inside the database. Raises QueueError."""
+        """Room for content: free on the disk for us, and free inside the database; less what the database will still
+        grow when the log is copied into it. Raises QueueError."""
         try:
             disk = os.statvfs(self.spool)
-            pages = self.db.execute("PRAGMA freelist_count").fetchone()[0]
+            size = database(self.spool).stat().st_size
+            pages = self.db.execute("PRAGMA page_count").fetchone()[0]
+            unused = self.db.execute("PRAGMA freelist_count").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
             raise failure(error, str(self.spool)) from error
-        return int(disk.f_bavail * disk.f_frsize + pages * PAGE_SIZE_BYTES)
+        growth = max(0, pages * PAGE_SIZE_BYTES - size)
+        return int(disk.f_bavail * disk.f_frsize + unused * PAGE_SIZE_BYTES - growth)
+
+    def make_room(self) -> None:
+        """On a full disk: spare files go, and the log is copied into the database, as far as that goes, so that its
+        blocks are written again from the first. What cannot be copied stays in the log, and is copied later."""
+        try:
+            self.files.drop_spares()
+            self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        except (sqlite3.Error, OSError, StoreBroken):
+            return  # the commit that follows says what is the matter
 
     def reopen(self, refused: Sequence[int], last_id: int) -> None:
         """After StoreBroken: opens anew and proves that the disk holds what was acknowledged.

@@ -25,6 +25,8 @@ class Settlement:
     """These stay; `due`, `attempts` and `reason` have their new values already."""
     new: list[Message] = field(default_factory=list)
     """Bounces and forwarded copies: they enter the queue as the others leave it."""
+    whole: bool = field(default=False, init=False)
+    """The queue's own: the last recipients of the message leave, nothing is deferred."""
 
 
 class Position(NamedTuple):

@@ -1,0 +1,56 @@
+"""What goes through the writer together, and what became of it. Only data: `writer.py` fills it, `commit.py` writes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from mailflow.envelope import Message
+from mailflow.errors import QueueError
+from mailflow.store.admin import AdminTask
+from mailflow.store.values import Changed, Settlement
+
+Done: TypeAlias = Callable[[QueueError | None], None]
+
+
+@dataclass(slots=True)
+class Admin:
+    """An administrator's command on its way."""
+
+    task: AdminTask
+    done: Callable[[list[Changed] | QueueError], None]
+
+
+@dataclass(slots=True)
+class Batch:
+    """One group commit. It belongs to the loop or to the thread at any time, so there is no lock."""
+
+    messages: list[Message] = field(default_factory=list)
+    message_done: list[Done] = field(default_factory=list)
+    work: list[Settlement] = field(default_factory=list)
+    work_done: list[Done] = field(default_factory=list)
+    admin: list[Admin] = field(default_factory=list)
+    weight: int = 0
+    """Bytes of its messages and of the settlements' new ones, rows included (`room.weight`)."""
+    last_id: int = 0
+    """The newest id handed out."""
+    look: bool = False
+    """Free space is to be looked up, and what does not fit refused."""
+    lookers: list[asyncio.Future[None]] = field(default_factory=list)
+    """To be told when that has been done."""
+    promised: int = 0
+    """What `Room` had promised when the batch was handed over, the batch included."""
+    # Filled in by the thread:
+    refused: dict[int, QueueError] = field(default_factory=dict)
+    """Place of a message → why it is not in the queue."""
+    unsettled: dict[int, QueueError] = field(default_factory=dict)
+    """Place of a settlement → why it is not on disk. QueueFull: it is to be tried again."""
+    left: dict[int, int] = field(default_factory=dict)
+    """Message id → recipients left, for messages of which only some have been settled."""
+    finished: list[tuple[Admin, list[Changed] | QueueError]] = field(default_factory=list)
+    free: int | None = None
+    """Free space after the commit, when it was looked up."""
+    broken: QueueError | None = None
+    """The store has failed for good."""

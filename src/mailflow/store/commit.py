@@ -1,0 +1,177 @@
+"""The writer thread's work on one batch: what is refused, committed, tried again. Synchronous, knows no loop.
+
+`Committer.write(batch)` returns when all of the batch has been decided; it raises nothing. Mail that would use up the
+reserve is refused before it is written. When a commit fails:
+- no space: the log is copied into the database, so that it is written again from its beginning, and the batch is tried
+  once more, settlements first and in ever smaller parts, for they make room. Then messages are refused with QueueFull
+  and settlements left for later;
+- a value that SQLite will not take refuses only the message or settlement that has it;
+- a failing write or fsync refuses the messages, reopens and re-proves the store, and writes the settlements again. When
+  the store cannot be reopened it is `dead`: everything from then on is answered with that error. What was not
+  settled is still in the queue on disk.
+
+What this module does not do: decide what is in a transaction (`sqlite.py`), threads and callbacks (`writer.py`).
+"""
+
+from __future__ import annotations
+
+import time
+
+from mailflow.errors import QueueError, QueueFull
+from mailflow.store.batch import Batch
+from mailflow.store.failure import StoreBroken
+from mailflow.store.room import BATCH_BYTES, COPIES, weight
+from mailflow.store.sqlite import Store
+
+REOPEN_TRIES = 3
+REOPEN_PAUSE_SECONDS = 0.5
+
+
+class Committer:
+    """Writes batches to one store; keeps `reserve` bytes of its disk free of new mail."""
+
+    def __init__(self, store: Store, reserve: int) -> None:
+        self.dead: QueueError | None = None
+        """Why nothing can be written any more."""
+        self._store = store
+        self._reserve = reserve
+
+    def write(self, batch: Batch) -> None:
+        """All of the batch, as far as it goes."""
+        if batch.look:
+            self._guard(batch)
+        messages = [i for i in range(len(batch.messages)) if i not in batch.refused]
+        work = list(range(len(batch.work)))
+        if messages or work:
+            full = self._commit(batch, messages, work)
+            if full:
+                self._squeeze(batch, messages, work, full)
+        if batch.admin:
+            self._administer(batch)
+        if batch.look:
+            batch.free = self._free_bytes()
+        batch.broken = self.dead
+
+    def _guard(self, batch: Batch) -> None:
+        """Looks how much room there is, and refuses the messages that would touch the reserve."""
+        free = self._free_bytes()
+        room = free - self._reserve - BATCH_BYTES
+        if room >= COPIES * batch.weight:
+            return
+        if room < 0:  # the log is copied while it can be; then it can be written again, whoever takes the rest
+            self._store.make_room()
+        for i, message in enumerate(batch.messages):
+            need = COPIES * weight(message)
+            if need <= room:
+                room -= need
+            else:
+                self._refuse(batch, [i], QueueFull(f"{free} bytes are free, {self._reserve} are kept in reserve"))
+
+    def _free_bytes(self) -> int:
+        try:
+            return self._store.free_bytes()
+        except QueueError:
+            return 0  # looked up again in a second; until then nothing new is let in
+
+    def _commit(self, batch: Batch, messages: list[int], work: list[int]) -> QueueFull | None:
+        """Commits these messages and settlements, in one transaction if it goes.
+
+        Returns the error when there is no space, and then nothing has become of them; else all are decided.
+        """
+        if self.dead is not None:
+            self._give_up(batch, messages, work, self.dead)
+            return None
+        try:
+            batch.left.update(
+                self._store.commit([batch.messages[i] for i in messages], [batch.work[i] for i in work], batch.last_id)
+            )
+        except QueueFull as error:
+            return error
+        except StoreBroken as error:
+            self._refuse(batch, messages, error)
+            self._recover(batch, messages, work, error)
+        except QueueError as error:
+            self._halve(batch, messages, work, error)
+        return None
+
+    def _squeeze(self, batch: Batch, messages: list[int], work: list[int], full: QueueFull) -> None:
+        """No space: what leaves goes first, from the log's beginning and in ever smaller parts; then what comes."""
+        size = len(work)
+        while work and size:
+            self._store.make_room()
+            if self._commit(batch, [], work[:size]):
+                size //= 2
+            else:
+                work = work[size:]
+        self._leave(batch, work, full)
+        if messages:
+            self._store.make_room()
+            still = self._commit(batch, messages, [])
+            if still:
+                self._refuse(batch, messages, still)
+
+    def _halve(self, batch: Batch, messages: list[int], work: list[int], error: QueueError) -> None:
+        """Something in the batch cannot be stored: finds it by halving, so that all else is stored."""
+        if len(messages) + len(work) == 1:
+            self._give_up(batch, messages, work, error)
+            return
+        m, w = (len(messages) + 1) // 2, len(work) // 2
+        for some, part in ((messages[:m], work[:w]), (messages[m:], work[w:])):
+            full = self._commit(batch, some, part)
+            if full:
+                self._give_up(batch, some, part, full)
+
+    def _recover(self, batch: Batch, messages: list[int], work: list[int], error: QueueError) -> None:
+        """After a failed write or fsync: opens anew, proves the disk, takes out what was refused, settles again."""
+        entered = [batch.messages[i].id for i in messages]
+        entered += [m.id for i in work for m in batch.work[i].new]
+        for _ in range(REOPEN_TRIES):
+            try:
+                self._store.reopen(entered, batch.last_id)
+                if work:
+                    batch.left.update(self._store.commit([], [batch.work[i] for i in work], batch.last_id))
+            except QueueFull as full:
+                self._leave(batch, work, full)
+                return
+            except QueueError as again:
+                error = again
+                time.sleep(REOPEN_PAUSE_SECONDS)
+            else:
+                return
+        self.dead = error
+        self._leave(batch, work, error)
+
+    def _give_up(self, batch: Batch, messages: list[int], work: list[int], error: QueueError) -> None:
+        self._refuse(batch, messages, error)
+        self._leave(batch, work, error)
+
+    def _refuse(self, batch: Batch, messages: list[int], error: QueueError) -> None:
+        for i in messages:
+            batch.refused[i] = error
+            if not isinstance(batch.messages[i].content, bytes):
+                self._store.free_file(batch.messages[i].id)
+
+    def _leave(self, batch: Batch, work: list[int], error: QueueError) -> None:
+        for i in work:
+            batch.unsettled[i] = error
+
+    def _administer(self, batch: Batch) -> None:
+        """A step of each administrator's command; what is not at its end stays in the batch."""
+        waiting, batch.admin = batch.admin, []
+        for admin in waiting:
+            if self.dead is not None:
+                batch.finished.append((admin, self.dead))
+                continue
+            try:
+                if admin.task.step(self._store):
+                    batch.finished.append((admin, admin.task.result()))
+                else:
+                    batch.admin.append(admin)
+            except StoreBroken as error:
+                batch.finished.append((admin, error))
+                self._recover(batch, [], [], error)
+            except QueueError as error:
+                batch.finished.append((admin, error))
+        if self.dead is not None:
+            batch.finished += [(admin, self.dead) for admin in batch.admin]
+            batch.admin = []

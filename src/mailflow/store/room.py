@@ -1,0 +1,55 @@
+"""How much new mail the disk has room for, so that the reserve is kept. Pure; used on the event loop.
+
+Free space is looked up by the writer's thread, with a batch, and is old at once. In between, whatever is on its way to
+the disk is counted: `promise` before it is written, `looked` when a new figure comes. When the count says that the
+reserve would be touched, the writer looks again before the next commit and refuses exactly what does not fit
+(`Committer`); so the count may be generous, and is: it costs a look, not a message.
+
+A message needs its size twice, in the write-ahead log and in the database, and some pages for its rows. What is not
+done here: looking (`Store.free_bytes`), and refusing.
+"""
+
+from __future__ import annotations
+
+from mailflow.envelope import Message
+
+ROW_BYTES = 2048
+"""For a message's row and each recipient's, with their part of the pages of tables and index."""
+BATCH_BYTES = 64 * 1024
+"""Each commit writes the pages that it touches to the log, whole, however little changed in them."""
+COPIES = 2
+"""The log's, and the database's once the log is copied."""
+
+
+def weight(message: Message) -> int:
+    """Bytes that a message is worth on its way to the database; a content file is on the disk already."""
+    rows = ROW_BYTES + ROW_BYTES * len(message.recipients)
+    return message.size + rows if type(message.content) is bytes else rows
+
+
+class Room:
+    """Free space when last looked at, and what was promised since. All in bytes."""
+
+    __slots__ = ("free", "promised", "reserve")
+
+    def __init__(self, free: int, reserve: int) -> None:
+        self.free = free
+        self.promised = 0
+        self.reserve = reserve
+
+    def __repr__(self) -> str:
+        return f"<Room free={self.free} promised={self.promised} reserve={self.reserve}>"
+
+    def promise(self, size: int) -> bool:
+        """Counts what will be written; False when it may touch the reserve, so that somebody should look."""
+        self.promised += size
+        return self.free - self.promised >= self.reserve
+
+    def fits(self, size: int) -> bool:
+        """Whether `size` bytes more leave the reserve alone, by the count."""
+        return self.free - self.promised - size >= self.reserve
+
+    def looked(self, free: int, *, before: int) -> None:
+        """A new figure, in which the first `before` bytes of all that was promised are on the disk or were refused."""
+        self.free = free
+        self.promised -= before
