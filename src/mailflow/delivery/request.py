@@ -10,9 +10,8 @@ Agents never raise to their caller.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mailflow.envelope import Content, Message, Recipient
 from mailflow.report import HostAttempt
@@ -60,8 +59,7 @@ class Trouble(Enum):
     """The agent gave the job back before it began (connection lost under the job in front of it, shutdown)."""
 
 
-@dataclass(slots=True)
-class Fact:
+class Fact(NamedTuple):
     """What was seen for one recipient. Exactly one of `reply` and `trouble` is given; success is a 2xx reply."""
 
     stage: Stage
@@ -70,7 +68,7 @@ class Fact:
     host: HostAttempt | None = None
     """The host that decided, None when none was reached."""
     detail: str = ""
-    """A few words more for log and report; never the text of an exception."""
+    """A few words more for log and report, never the text of an exception; for a success its reply on one line, or ""."""
 
 
 class Delivery:

@@ -68,6 +68,7 @@ _FATE: dict[Trouble, tuple[Action, str]] = {
     Trouble.UNATTEMPTED: (Action.DELAYED, "4.3.2"),
 }
 
+_new = tuple.__new__  # makes a named tuple without its constructor, which takes twice as long
 # A global is found faster than an enum's member.
 _DOT, _FILE, _RELAYED, _DELIVERED, _GOOD = Stage.DOT, Stage.FILE, Action.RELAYED, Action.DELIVERED, SiteHealth.GOOD
 
@@ -85,7 +86,8 @@ def judge(fact: Fact) -> Verdict:
     if reply is not None:
         stage = fact.stage
         if (stage is _DOT or stage is _FILE) and 200 <= reply.code < 300:
-            return Verdict(_RELAYED if stage is _DOT else _DELIVERED, reply.status or "2.0.0", reply.text)
+            action = _RELAYED if stage is _DOT else _DELIVERED
+            return _new(Verdict, (action, reply.status or "2.0.0", fact.detail or reply.text))
         action, status = _judge_reply(fact.stage, reply)
         return Verdict(action, status, _said(fact, reply))
     trouble = fact.trouble or Trouble.UNATTEMPTED

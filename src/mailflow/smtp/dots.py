@@ -11,11 +11,9 @@ _DOT = ord(".")
 
 def wire_form(content: bytes) -> list[bytes]:
     """The buffers to send for a whole content, the end of the message included."""
-    has_dots = content.find(b"\r\n.") >= 0  # `in` first takes its left side for a number, and fails, at great cost
-    if not has_dots and content.endswith(b"\r\n") and content[0] != _DOT:  # by far the most
+    content = content.replace(b"\r\n.", b"\r\n..")  # the same object when there is nothing to double
+    if content[-2:] == b"\r\n" and content[0] != _DOT:  # by far the most
         return [content, b".\r\n"]
-    if has_dots:
-        content = content.replace(b"\r\n.", b"\r\n..")
     end = b".\r\n" if content.endswith(b"\r\n") or not content else b"\r\n.\r\n"
     if content.startswith(b"."):
         return [b".", content, end]
