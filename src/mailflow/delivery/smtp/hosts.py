@@ -92,6 +92,8 @@ class HostFinder:
 
     async def _addresses(self, hosts: list[MailHost]) -> tuple[dict[MailHost, list[str]], bool]:
         """Each host's addresses, and whether some look-up failed for now."""
+        if len(hosts) == 1 and is_address(hosts[0].name):  # no tasks where nothing is to be looked up
+            return {hosts[0]: [hosts[0].name]}, False
         results = await asyncio.gather(*(self._resolver.addresses(host.name) for host in hosts), return_exceptions=True)
         found, failed = {}, False
         for host, result in zip(hosts, results, strict=True):
