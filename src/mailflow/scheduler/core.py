@@ -52,7 +52,10 @@ class Scheduler:
 
     __slots__ = (
         "_idle",
+        "_last",
+        "_plenty",
         "_ratio",
+        "_ready",
         "_sites",
         "_sleepers",
         "_sleeps",
@@ -76,6 +79,12 @@ class Scheduler:
         """Destinations without jobs whose state is worth remembering, longest idle first."""
         self._transports: dict[str, Transport] = {}
         self._turns = 0
+        self._ready = 0
+        """Destinations in rings."""
+        self._last: Destination | None = None
+        """The last one that entered a ring."""
+        self._plenty = min(settings.jobs // 10, settings.destination_jobs)
+        """While fewer jobs than this wait, there is room for more of any destination, by all the rules of `room`."""
         self._sleepers: list[tuple[float, int, Destination]] = []
         """A heap of destinations that may go on at a certain time; an entry counts if its time is still `wake_at`."""
         self._sleeps = 0
@@ -112,6 +121,9 @@ class Scheduler:
 
     def admits(self, destination: str, lane: Lane = Lane.NEW) -> bool:
         """Whether memory has room for another job of this destination."""
+        if self._waiting < self._plenty:  # as nearly always, and a message asks this once
+            site = self._sites.get(destination)
+            return site is None or not site.dead
         return self.room(destination, lane) > 0
 
     def add(self, job: Job, now: float, *, first: bool = False) -> None:
@@ -135,7 +147,10 @@ class Scheduler:
         """The job to start now, None when there is none. It holds a slot until it is reported."""
         if self._sleepers and self._sleepers[0][0] <= now:
             self._awaken(now)
-        while (site := self._first()) is not None:
+        while self._ready:
+            site = self._only() if self._ready == 1 else self._first()
+            if site is None:
+                return None
             if not site.transport.interval or self._paced(site, now):
                 return self._start(site, now)
         return None
@@ -235,12 +250,22 @@ class Scheduler:
         best: Destination | None = None
         for transport in self._transports.values():
             own = transport.running
-            for ring, own_limit, all_limit in transport.rings:
-                if ring and own < own_limit and running < all_limit:
+            for ring in transport.rings:
+                if ring and own < ring.own_limit and running < ring.all_limit:
                     site = next(iter(ring))
                     if best is None or site.turn < best.turn:
                         best = site
         return best
+
+    def _only(self) -> Destination | None:
+        """What `_first` says when one destination is ready: it does not matter which ring it stands in."""
+        site = self._last
+        ring = site.ring if site is not None else None
+        if ring is None:  # it has left again, and the one that is ready entered before it
+            return self._first()
+        if self.running < ring.all_limit and ring.transport.running < ring.own_limit:
+            return site
+        return None
 
     def _start(self, site: Destination, now: float) -> Job:
         job = site.take(self._ratio, self._yield_after)
@@ -248,14 +273,13 @@ class Scheduler:
         job.started = now
         cost = job.cost if job.lane is _NEW else job.cost * self._ratio
         site.credit -= min(cost, QUANTUM)
-        was_quiet = not site.running
-        site.running += 1
+        site.running = running = site.running + 1
         site.transport.running += 1
         self.running += 1
         self._waiting -= 1
-        if not site.waiting or site.running >= site.window:
+        if not site.waiting or running >= site.window:
             self._leave(site)
-        elif was_quiet or site.credit <= 0:
+        elif running == 1 or site.credit <= 0:
             # A quiet destination's turn is one job: the rest is for the ring that may not touch the reserve.
             self._leave(site)
             self._enter(site)
@@ -278,13 +302,16 @@ class Scheduler:
         """Puts a destination at the back of its ring, with a new turn."""
         site.turn = self._turns = self._turns + 1
         site.credit = QUANTUM if site.credit >= 0 else QUANTUM + site.credit
-        ring = site.ring = site.transport.rings[BUSY if site.running else site.speed][0]
+        ring = site.ring = site.transport.rings[BUSY if site.running else site.speed]
         ring[site] = None
+        self._ready += 1
+        self._last = site
 
     def _leave(self, site: Destination) -> None:
         if site.ring is not None:
             del site.ring[site]
             site.ring = None
+            self._ready -= 1
 
     def _sleep(self, site: Destination, until: float) -> None:
         self._sleeps += 1

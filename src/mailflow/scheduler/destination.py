@@ -11,12 +11,12 @@ What this module does not do: choose between destinations, know slots, or read a
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
-from mailflow.scheduler.transport import Speed, Transport
+from mailflow.scheduler.transport import Ring, Speed, Transport
 from mailflow.scheduler.window import Window
 
 
@@ -87,7 +87,7 @@ class Destination(Window):
         """New jobs taken while deferred ones waited."""
         self.waiting = 0
         self.running = 0
-        self.ring: OrderedDict[Destination, None] | None = None
+        self.ring: Ring | None = None
         """The ring that it stands in, when a job of it may start."""
         self.turn = 0
         """Its place among all rings: lower goes first."""
@@ -115,9 +115,11 @@ class Destination(Window):
             if lane is None:
                 lane = self.deferred = deque()
         self.waiting += 1
-        if first:
+        if not lane:
+            lane.append(job)
+        elif first:
             lane.appendleft(job)
-        elif lane and lane[-1].message_id == job.message_id:
+        elif lane[-1].message_id == job.message_id:
             last = lane[-1]
             if last.rest is None:
                 last.rest = deque()

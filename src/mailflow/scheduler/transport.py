@@ -37,6 +37,20 @@ def slot_limits(slots: int, reserve: float) -> tuple[int, int, int, int]:
     return slots - kept, slots - kept * 2 // 3, slots - kept // 3, slots
 
 
+class Ring(OrderedDict["Destination", None]):
+    """Destinations in the order of their turns, and up to how many slots taken they may start a job."""
+
+    __slots__ = ("all_limit", "own_limit", "transport")
+
+    def __init__(self, transport: Transport, own_limit: int, all_limit: int) -> None:
+        super().__init__()
+        self.transport = transport
+        self.own_limit = own_limit
+        """Of the transport's slots."""
+        self.all_limit = all_limit
+        """Of the process's."""
+
+
 class Transport:
     """One transport: its limits and its rings."""
 
@@ -52,8 +66,7 @@ class Transport:
         self.allowance = ((own.burst or settings.burst) - 1) * self.interval
         """How far a burst may run ahead of even spacing, in seconds."""
         self.running = 0
-        rings: list[OrderedDict[Destination, None]] = [OrderedDict() for _ in range(len(Speed) + 1)]
         own_limits = slot_limits(self.slots, settings.reserve)
         all_limits = slot_limits(settings.slots, settings.reserve)
-        self.rings = tuple(zip(rings, own_limits, all_limits, strict=True))
-        """The rings by index, each with the slots that may be taken of this transport's and of the process's."""
+        self.rings = tuple(Ring(self, own, all_) for own, all_ in zip(own_limits, all_limits, strict=True))
+        """By index."""
