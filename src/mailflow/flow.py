@@ -153,8 +153,11 @@ class Flow:
         """Gives a message that is new in the queue to the scheduler, or leaves it on disk where there is no room."""
         if not self._deliver:
             return
-        self._keep_content(message)
         recipients = message.recipients
+        if message.id in self._active:
+            message, recipients = self._known(message)
+        else:
+            self._keep_content(message)
         if len(recipients) == 1:  # by far the most
             self._admit_group(message, recipients)
             return
@@ -163,6 +166,15 @@ class Flow:
             groups.setdefault(recipient.destination, []).append(recipient)
         for group in groups.values():
             self._admit_group(message, group)
+
+    def _known(self, message: Message) -> tuple[Message, list[Recipient]]:
+        """A slice from disk showed the new message before its commit was told: its object in memory, and the
+        recipients that are missing there."""
+        known = self._active[message.id]
+        numbers = {r.number for r in known.recipients}
+        missing = [r for r in message.recipients if r.number not in numbers]
+        known.recipients = known.recipients + missing
+        return known, missing
 
     def _admit_group(self, message: Message, recipients: list[Recipient]) -> None:
         """The recipients of a new message that go to one destination."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mailflow.delivery.request import Fact, Stage, Trouble
-from mailflow.envelope import InboundEnvelope, Options, Peer
+from mailflow.envelope import InboundEnvelope, Message, Options, Peer
+from mailflow.errors import QueueError
+from mailflow.flow import Flow
 from mailflow.intake import Incoming
+from mailflow.queue import Queue
 from mailflow.report import HostAttempt
 from mailflow.smtp.reply import Reply, reply
 from mailflow.store.reader import list_messages
@@ -178,3 +184,45 @@ def test_mail_left_on_disk_comes_back_whatever_loads_are_under_way(tmp_path: Pat
         assert sorted(seen) == sorted({f"u{n}@d{n % 20}.example" for n in range(400)})
 
     play(tmp_path / "spool", story, agent, scheduler=small)
+
+
+class LateQueue:
+    """A queue whose answers to `enqueue` come late, as when the reader's thread is ahead of the writer's."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.answers: list[Callable[[], None]] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.queue, name)
+
+    def enqueue(self, message: Message, done: Callable[[QueueError | None], None]) -> None:
+        self.queue.enqueue(message, lambda error: self.answers.append(lambda: done(error)))
+
+
+def test_a_message_that_a_load_shows_before_its_commit_is_told_goes_out_once(tmp_path: Path) -> None:
+    """Deferred mail for the same destination is fetched while a new message is being committed."""
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        late = LateQueue(b.queue)
+        b.flow = Flow(replace(b.flow.parts, queue=cast("Queue", late)))
+        answer = asyncio.ensure_future(b.submit("joe@far.example", "ann@far.example", "eve@other.example"))
+        await b.until(lambda: late.answers)
+        b.flow.wake("smtp:far.example", probe=False)
+        b.flow.pump()
+        await b.until(lambda: agent.seen)
+        late.answers.pop()()
+        assert (await answer).code == 250
+        while (await b.queue.counts()).recipients:
+            agent.finish()
+            b.flow.pump()
+            await asyncio.sleep(0.001)
+        assert sorted(a for _, some in agent.seen for a in some) == [
+            "ann@far.example",
+            "eve@other.example",
+            "joe@far.example",
+        ]
+        assert (b.flow.active, b.budget.used) == (0, 0)
+
+    play(tmp_path / "spool", story, agent)

@@ -63,7 +63,9 @@ def test_each_recipient_has_exactly_one_end(tmp_path: Path, seed: int) -> None:
                 if n % 10 == 0:
                     await interfere(b)
         agent.calm = True
-        await b.queue.release(Selection(everything=True))
+        for c in await b.queue.release(Selection(everything=True)):
+            for destination in c.destinations:
+                b.flow.wake(destination, probe=True)
         for n in range(SITES):
             b.flow.wake(f"smtp:d{n}.example", probe=True)
         async with asyncio.timeout(30):
