@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailflow.smtp.client import OWN_BUFFER, Client, State
-from mailflow.smtp.transaction import End, Parameters, Step, Transaction
+from mailflow.smtp.client import Client
+from mailflow.smtp.dots import OWN_BUFFER
+from mailflow.smtp.transaction import End, Parameters, State, Step, Transaction
 
 BODY = b"Subject: x\r\n\r\nhello\r\n"
 EHLO = b"220 mx.example ESMTP\r\n250-mx.example\r\n250-PIPELINING\r\n250 SIZE 10000\r\n"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from mailflow.smtp.client import Client, State
+from mailflow.smtp.client import Client
 from mailflow.smtp.handler import Profile
 from mailflow.smtp.reply import reply
 from mailflow.smtp.server import ServerCore
-from mailflow.smtp.transaction import Parameters, Transaction
+from mailflow.smtp.transaction import Parameters, State, Transaction
 
 
 class Keeper:

@@ -20,18 +20,19 @@ returned. The core knows no clock, no address and no policy: what an answer mean
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import ClassVar
 
-from mailflow.smtp.dots import DotStuffer, wire_form
+from mailflow.smtp.dots import OWN_BUFFER, DotStuffer, joined, wire_form
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.reply_parser import ReplyError, ReplyParser
 from mailflow.smtp.transaction import (
     Answer,
     End,
     Extensions,
+    State,
     Step,
     Transaction,
+    envelope,
     mail_command,
     obstacle,
     parse_extensions,
@@ -39,22 +40,8 @@ from mailflow.smtp.transaction import (
     rcpt_command,
 )
 
-OWN_BUFFER = 65536
-"""Bytes from which a content is handed out as a buffer of its own, so that it is never copied into another."""
 MAX_ACCEPTED = 1024
 """Bytes of a host's three replies to an ordinary envelope that are remembered, to recognise them."""
-
-
-class State(Enum):
-    """Where the conversation stands."""
-
-    GREETING = "waiting for the greeting"
-    HELLO = "introducing ourselves"
-    READY = "ready for a message"
-    BUSY = "sending a message"
-    QUITTING = "saying goodbye"
-    CLOSED = "closed"
-
 
 # A global is found faster than an enum's member.
 _CLOSED, _READY, _BUSY = State.CLOSED, State.READY, State.BUSY
@@ -64,6 +51,9 @@ _MAIL, _RCPT, _DATA, _DOT = Step.MAIL, Step.RCPT, Step.DATA, Step.DOT
 _ENVELOPE = (_MAIL, _RCPT, _DATA)
 _END = (_DOT,)
 _END_AND_ENVELOPE = (_DOT, _MAIL, _RCPT, _DATA)
+
+TakesReply = Callable[["Client", Reply], None]
+TakesAnswer = Callable[["Client", Transaction, Reply], None]
 
 
 class Client:
@@ -129,9 +119,7 @@ class Client:
         """The shell shall stream the current transaction's content now."""
 
     def __repr__(self) -> str:
-        waiting = self.waiting
-        step = waiting.name if waiting is not None else None
-        return f"<Client {self.state.name} waiting={step} current={self.current} next={self._next}>"
+        return f"<Client {self.state.name} waiting={self.waiting!r} current={self.current} next={self._next}>"
 
     # What the shell asks
 
@@ -152,15 +140,13 @@ class Client:
     def take(self) -> list[bytes]:
         """What is to be written now: few buffers, in order; a large content is one of its own, uncopied."""
         out = self._out
-        if len(out) > 1:
-            self._out = []
-            if not self._is_large:
-                return [b"".join(out)]
+        if not out:
+            return out
+        self._out = []
+        if self._is_large:
             self._is_large = False
-            return _joined(out)
-        if out:
-            self._out = []
-        return out
+            return joined(out)
+        return [b"".join(out)] if len(out) > 1 else out
 
     # What the shell tells
 
@@ -172,8 +158,7 @@ class Client:
         steps: tuple[Step, ...] = _ENVELOPE
         flight = plain_envelope(transaction, self.extensions)
         if not flight:
-            reason = obstacle(transaction, self.extensions)
-            if reason is not None:
+            if (reason := obstacle(transaction, self.extensions)) is not None:
                 transaction.conclude((_MAIL, None, reason))
                 self.finished.append(transaction)
                 return
@@ -203,11 +188,10 @@ class Client:
         if current is None or not self._parser.empty:
             return False
         if expected != _ENVELOPE:
-            if expected == _END:
-                line = data
-            elif expected == _END_AND_ENVELOPE and accepted and data.endswith(accepted):
+            line = data
+            if expected == _END_AND_ENVELOPE and accepted and data.endswith(accepted):
                 line = data[: -len(accepted)]
-            else:
+            elif expected != _END:
                 return False
             reply = self._parser.success(line)
             if reply is None:
@@ -226,7 +210,7 @@ class Client:
 
     def _any(self, data: bytes) -> None:
         """Takes replies one by one."""
-        was_whole, was_envelope = self._parser.empty, self._expected == _ENVELOPE
+        is_envelope = self._parser.empty and self._expected == _ENVELOPE
         garbage = False
         try:
             replies = self._parser.feed(data)
@@ -237,7 +221,7 @@ class Client:
             self._take_reply(reply)
         if garbage:
             self.fail(End.GARBAGE)
-        elif was_envelope and was_whole and self._parser.empty and [r.code for r in replies] == [250, 250, 354]:
+        elif is_envelope and self._parser.empty and [r.code for r in replies] == [250, 250, 354]:
             self._accepted = data if len(data) <= MAX_ACCEPTED else b""
 
     def _take_reply(self, reply: Reply) -> None:
@@ -401,13 +385,11 @@ class Client:
 
     def _envelope(self, transaction: Transaction) -> tuple[bytes, tuple[Step, ...]]:
         """A flight and its steps: the whole envelope where the host pipelines, else its first command."""
-        offers, count = self.extensions, len(transaction.recipients)
-        mail = mail_command(transaction, offers)
-        if not self._pipelining:
-            self._unsent_rcpts = count
-            return mail.encode(), (_MAIL,)
-        commands = [mail, *(rcpt_command(transaction, index, offers) for index in range(count)), "DATA\r\n"]
-        return "".join(commands).encode(), (_MAIL, *[_RCPT] * count, _DATA)
+        count = len(transaction.recipients)
+        if self._pipelining:
+            return envelope(transaction, self.extensions), (_MAIL, *[_RCPT] * count, _DATA)
+        self._unsent_rcpts = count
+        return mail_command(transaction, self.extensions).encode(), (_MAIL,)
 
     def _send_rcpt(self, transaction: Transaction) -> None:
         """One command at a time: the next RCPT, or DATA when somebody was accepted."""
@@ -437,9 +419,8 @@ class Client:
         self._expected += _END
         self.mark += 1
         if self._held is not None:
-            flight, steps = self._held
-            self._held = None
-            self._send(flight, steps)
+            held, self._held = self._held, None
+            self._send(*held)
 
     # Ends
 
@@ -457,45 +438,13 @@ class Client:
         if following is None:
             self.state = _READY
         elif self._held is not None:
-            flight, steps = self._held
-            self._held = None
-            self._send(flight, steps)
+            held, self._held = self._held, None
+            self._send(*held)
 
     # The conversation as two tables, by step: which function takes the reply
 
-    SESSION: ClassVar[list[Callable[[Client, Reply], None]]] = [
-        _on_greeting,
-        _on_ehlo,
-        _on_helo,
-        *[_never] * 5,
-        _on_rset,
-        _on_quit,
-    ]
-    MESSAGE: ClassVar[list[Callable[[Client, Transaction, Reply], None]]] = [
-        *[_never] * 3,
-        _on_mail,
-        _on_rcpt,
-        _on_data,
-        _never,
-        _on_dot,
-    ]
+    SESSION: ClassVar[list[TakesReply]] = [_on_greeting, _on_ehlo, _on_helo, *[_never] * 5, _on_rset, _on_quit]
+    MESSAGE: ClassVar[list[TakesAnswer]] = [*[_never] * 3, _on_mail, _on_rcpt, _on_data, _never, _on_dot]
 
 
 _SESSION, _MESSAGE = Client.SESSION, Client.MESSAGE
-
-
-def _joined(buffers: list[bytes]) -> list[bytes]:
-    """Neighbouring small buffers in one, large ones left as they are."""
-    result: list[bytes] = []
-    small: list[bytes] = []
-    for buffer in buffers:
-        if len(buffer) < OWN_BUFFER:
-            small.append(buffer)
-            continue
-        if small:
-            result.append(b"".join(small))
-            small = []
-        result.append(buffer)
-    if small:
-        result.append(b"".join(small))
-    return result

@@ -7,6 +7,8 @@ is for one that comes in pieces. Contents have CRLF line ends; line ends are not
 from __future__ import annotations
 
 _DOT = ord(".")
+OWN_BUFFER = 65536
+"""Bytes from which a content is handed out as a buffer of its own, so that it is never copied into another."""
 
 
 def wire_form(content: bytes) -> list[bytes]:
@@ -47,3 +49,20 @@ class DotStuffer:
     def end(self) -> bytes:
         """The end of the message."""
         return b".\r\n" if self._tail == b"\r\n" else b"\r\n.\r\n"
+
+
+def joined(buffers: list[bytes]) -> list[bytes]:
+    """Neighbouring small buffers in one, large ones left as they are."""
+    result: list[bytes] = []
+    small: list[bytes] = []
+    for buffer in buffers:
+        if len(buffer) < OWN_BUFFER:
+            small.append(buffer)
+            continue
+        if small:
+            result.append(b"".join(small))
+            small = []
+        result.append(buffer)
+    if small:
+        result.append(b"".join(small))
+    return result

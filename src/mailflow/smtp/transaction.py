@@ -29,6 +29,17 @@ class Step(IntEnum):
     QUIT = 9
 
 
+class State(Enum):
+    """Where the conversation stands."""
+
+    GREETING = "waiting for the greeting"
+    HELLO = "introducing ourselves"
+    READY = "ready for a message"
+    BUSY = "sending a message"
+    QUITTING = "saying goodbye"
+    CLOSED = "closed"
+
+
 class End(Enum):
     """Why a transaction, or the connection, ended without the reply that it waited for."""
 
@@ -171,6 +182,12 @@ def plain_envelope(transaction: Transaction, offers: Extensions) -> bytes:
     if 0 < offers.size_limit < size or not addresses.isascii() or "\n" in addresses or "\r" in addresses:
         return b""
     return f"MAIL FROM:<{sender}> SIZE={size}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n".encode()
+
+
+def envelope(transaction: Transaction, offers: Extensions) -> bytes:
+    """MAIL, every RCPT, and DATA, as one flight."""
+    rcpts = [rcpt_command(transaction, index, offers) for index in range(len(transaction.recipients))]
+    return "".join([mail_command(transaction, offers), *rcpts, "DATA\r\n"]).encode()
 
 
 def mail_command(transaction: Transaction, offers: Extensions) -> str:

@@ -22,8 +22,8 @@ from mailflow.delivery.smtp.job import Job
 from mailflow.delivery.smtp.timers import Sweep
 from mailflow.envelope import ContentFile
 from mailflow.report import HostAttempt
-from mailflow.smtp.client import Client, State
-from mailflow.smtp.transaction import End, Step, Transaction
+from mailflow.smtp.client import Client
+from mailflow.smtp.transaction import End, State, Step, Transaction
 
 PIECE = 256 * 1024
 """Bytes that are read from a content file and written at a time; the transport holds no more than that."""
