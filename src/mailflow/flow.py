@@ -41,6 +41,8 @@ from mailflow.scheduler import Feedback, Job, Lane, Scheduler
 from mailflow.settle import Conclusion, RetryPolicy, conclude
 from mailflow.smtp.reply import Reply, reply
 
+_GOOD, _NEW, _DELAYED, _WELL = Feedback.GOOD, Lane.NEW, Action.DELAYED, SiteHealth.GOOD
+"""Constants, because looking a member up in its Enum costs more than comparing it."""
 _FEEDBACK = {health: Feedback[health.name] for health in SiteHealth}
 _NO_ROOM = reply(*QueueFull.reply)
 _CLOSING = reply(421, "4.3.2", "Service is shutting down")
@@ -181,7 +183,7 @@ class Flow:
         destination = recipients[0].destination
         behind = self._backlog.sites and self._backlog.has_fresh(destination)
         if not behind and self._scheduler.admits(destination):
-            self._add(message, recipients, Lane.NEW)
+            self._add(message, recipients, _NEW)
         else:
             self._backlog.note(destination, recipients[0].due, fresh=True)
             self._let_go(message, recipients)
@@ -275,13 +277,14 @@ class Flow:
         job: Job = delivery.job  # type: ignore[assignment]
         clock = self._clock()
         conclusion = conclude(delivery, self.parts.policy, self._now(), clock)
-        feedback = _FEEDBACK[health(delivery)]
+        state = health(delivery)
+        feedback = _GOOD if state is _WELL else _FEEDBACK[state]
         self._scheduler.report(job, feedback, clock)
         if conclusion.returned:
             self._add(delivery.message, conclusion.returned, job.lane, first=True)
         if conclusion.reports:
             self._settle(delivery, conclusion)
-        if feedback is not Feedback.GOOD and self._scheduler.is_dead(job.destination):
+        if feedback is not _GOOD and self._scheduler.is_dead(job.destination):
             self._suspend(job.destination, delivery)
         if self._backlog.sites and self._scheduler.admits(job.destination, Lane.DEFERRED):
             self._backlog.unblock(job.destination)
@@ -291,7 +294,7 @@ class Flow:
         """Logs what became of each recipient and hands the consequences to the queue."""
         message = delivery.message
         if delivery.hosts:
-            decided = conclusion.reports[0].action is not Action.DELAYED
+            decided = conclusion.reports[0].action is not _DELAYED
             self._journal.attempts(message, delivery.hosts, decided=decided)
         for report in conclusion.reports:
             self._journal.outcome(report)

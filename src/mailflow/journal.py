@@ -10,12 +10,8 @@ from mailflow.envelope import Message
 from mailflow.observe.log import EventLog, Level
 from mailflow.report import Action, DeliveryReport, HostAttempt
 
-_EVENT = {
-    Action.DELIVERED: "delivered",
-    Action.RELAYED: "delivered",
-    Action.DELAYED: "deferred",
-    Action.FAILED: "bounced",
-}
+_RELAYED, _DELIVERED = Action.RELAYED, Action.DELIVERED
+"""Constants, because looking a member up in its Enum costs more than comparing it."""
 
 
 class Delays:
@@ -67,11 +63,18 @@ class Journal:
 
     def outcome(self, report: DeliveryReport) -> None:
         """What became of one recipient."""
-        ok = report.action in (Action.DELIVERED, Action.RELAYED)
-        more = {} if report.original == report.recipient else {"orig_to": report.original}
+        action, more = report.action, {}
+        if report.original != report.recipient:
+            more["orig_to"] = report.original
+        if action is _RELAYED:
+            name, status, level = "delivered", "relayed", 20
+        elif action is _DELIVERED:
+            name, status, level = "delivered", "delivered", 20
+        else:
+            name, status, level = "bounced" if action is Action.FAILED else "deferred", action.value, Level.WARNING
         self._event(
-            _EVENT[report.action],
-            Level.INFO if ok else Level.WARNING,
+            name,
+            level,
             id=report.queue_id,
             from_=report.sender,
             to=report.recipient,
@@ -79,7 +82,7 @@ class Journal:
             delay=round(report.at - report.arrived, 3),
             delays=Delays(report.delays),
             dsn=report.status,
-            status=report.action.value,
+            status=status,
             reason=report.reply or report.reason,
             **more,
         )

@@ -20,6 +20,9 @@ from mailflow.report import Action, DeliveryReport
 from mailflow.setting import format_duration
 
 _JITTER_STEPS = 1024
+_RELAYED, _DELIVERED, _DELAYED, _FAILED = Action.RELAYED, Action.DELIVERED, Action.DELAYED, Action.FAILED
+_UNATTEMPTED = Trouble.UNATTEMPTED
+"""Constants, because looking a member up in its Enum costs more than comparing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +74,19 @@ def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) 
     expires = policy.expires(delivery.message)
     delays = _delays(delivery, now, clock)
     for recipient, fact in zip(delivery.recipients, delivery.facts, strict=True):
-        if fact.trouble is Trouble.UNATTEMPTED:
+        if fact.trouble is _UNATTEMPTED:
             conclusion.returned.append(recipient)
             continue
         verdict = judge(fact)
         report = _report(delivery, recipient, fact, verdict, delays, now, expires)
         conclusion.reports.append(report)
-        if verdict.action is Action.DELAYED and now < expires:
-            _defer(delivery.message, recipient, report, policy, now)
-            conclusion.deferred.append(recipient)
-            continue
-        if verdict.action is Action.DELAYED:
+        if verdict.action is _DELAYED:
+            if now < expires:
+                _defer(delivery.message, recipient, report, policy, now)
+                conclusion.deferred.append(recipient)
+                continue
             _expire(report, now)
-        if report.action is Action.FAILED or recipient.notify:
+        if report.action is _FAILED or recipient.notify:
             conclusion.tell = True
         conclusion.done.append(recipient)
     return conclusion
@@ -113,7 +116,9 @@ def _report(
     now: float,
     expires: float,
 ) -> DeliveryReport:
-    message = delivery.message
+    message, action = delivery.message, verdict.action
+    taken = action is _RELAYED or action is _DELIVERED  # then the reason is the reply
+    said = verdict.reason if taken else fact.reply.text if fact.reply else ""
     return DeliveryReport(
         message.queue_id,
         message.sender,
@@ -121,10 +126,10 @@ def _report(
         recipient.original or recipient.address,
         recipient.orcpt,
         recipient.notify,
-        verdict.action,
+        action,
         verdict.status,
         fact.host.relay if fact.host else delivery.transport if fact.reply else "none",
-        fact.reply.text if fact.reply else "",
+        said,
         verdict.reason,
         now,
         message.arrived,
