@@ -9,9 +9,10 @@ write a line or a field of its own (log injection). `reason` is free text: alway
 object a line, keys `time`, `level`, `event`, then the fields. Values are cut at `VALUE_LIMIT` characters.
 
 Why the text form is built the way it is: at 40,000 lines/s the writer thread shares the GIL with the loop, and
-looking at each value costs 3 µs a line. So a line is made by one %-template with control characters as separators, and
-values are checked together: spaces, quotes and "=" per line (none may be there yet), control characters once
-per slice (only the separators may be there). Lines that fail take the slow, exact way.
+looking at each value costs 3 µs a line. So a line is made by one %-template, and the values of a whole slice are checked
+together: all characters that would have to be quoted are picked out of the lines, and must be exactly the spaces,
+"=" and line ends of the templates, in their order. Where that fails, it is done again with few events at a time, and
+with those that fail again the slow, exact way.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from __future__ import annotations
 import json
 import time
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 VALUE_LIMIT = 1024
 _LINE_LIMIT = 4096  # longer ones are looked at value by value, so that VALUE_LIMIT holds
 _TEMPLATES_LIMIT = 1000  # event names and keys stand in our code, so this is never reached
-_GAP, _EQUALS = "\x1f", "\x1e"
+_SLICE = 16  # events looked at again together, when something among many more needs to be quoted
 _FREE = "reason"  # the one field that holds sentences
-_CONTROLS = bytes([*range(32), 127])
-_NOT_CONTROLS = bytes(b for b in range(256) if b not in _CONTROLS)
+_PLAIN = bytes(b for b in range(33, 127) if b not in b'="\\')
+_PLAIN_IN_QUOTES = _PLAIN + b" ="
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -110,12 +111,14 @@ def quote_always(value: object) -> str:
 class _Template(NamedTuple):
     """How events of one level, name and set of keys are written."""
 
+    level: int
+    keys: tuple[str, ...]
     text: str
-    """For the %-operator: time and all values but the free text."""
-    controls: int
-    """Control characters in the line, all of them separators."""
+    """For the %-operator: time and all values but the free text, whose key comes last."""
+    marks: bytes
+    """What is in the line and is not plain: its spaces, "=" and line end."""
     free: int
-    """Place of the free text among the values, 0 when there is none. It is added behind the template."""
+    """Place of the free text among time and values, 0 when there is none."""
 
 
 class TextFormatter:
@@ -123,52 +126,58 @@ class TextFormatter:
 
     def __init__(self) -> None:
         self._stamp = Clock().stamp
-        self._templates: dict[tuple[object, ...], _Template] = {}
+        self._templates: dict[str, _Template] = {}
+        """The last one of each event name: nearly always the next event of that name has the same keys."""
 
     def format(self, events: list[Event]) -> bytes:
         """The lines of some events, each ended by LF."""
+        data = self._plain(events)
+        if data is not None:
+            return data
+        if len(events) <= _SLICE:
+            return "".join(map(self._careful, events)).encode()
+        return b"".join([self.format(events[i : i + _SLICE]) for i in range(0, len(events), _SLICE)])
+
+    def _plain(self, events: list[Event]) -> bytes | None:
+        """The lines, if no value in them needs to be quoted, and no free text to be escaped; else None."""
+        heads: list[str] = []
+        marks: list[bytes] = []
+        said: list[str] = []
         lines: list[str] = []
-        controls = 0
         templates, stamp, stamped, at_stamp = self._templates, self._stamp, -1, ""
-        for event in events:
-            at, level, name, fields = event
+        for at, level, name, fields in events:
             if (millisecond := int(at * 1000)) != stamped:
                 stamped, at_stamp = millisecond, stamp(at)
-            key = (level, name, *fields)
-            template, count, free = templates.get(key) or self._template(key)
+            made = templates.get(name)
+            if made is None or made[1] != (*fields,) or made[0] != level:
+                made = self._template(level, name, (*fields,))
+            _, _, template, mark, free = made
+            marks.append(mark)
             if free:
                 values = [at_stamp, *fields.values()]
                 text = str(values.pop(free))
-                line = template % (*values,)
-                if " " in line or "=" in line or '"' in line or "\\" in line or '"' in text or "\\" in text:
-                    line, count = self._careful(event), 1
-                else:
-                    line = f'{line}{_GAP}{_FREE}{_EQUALS}"{text}"\n'
+                head = template % (*values,)
+                said.append(text)
+                lines.append(f'{head}"{text}"\n')
             else:
-                line = template % (at_stamp, *fields.values())
-                if " " in line or "=" in line or '"' in line or "\\" in line:
-                    line, count = self._careful(event), 1
-            if len(line) > _LINE_LIMIT or not line.isascii():
-                line, count = self._careful(event), 1
-            lines.append(line)
-            controls += count
-        data = "".join(lines).encode()
-        if len(data.translate(None, _NOT_CONTROLS)) != controls:
-            return "".join(map(self._careful, events)).encode()
-        return data.replace(b"\x1f", b" ").replace(b"\x1e", b"=")
+                head = template % (at_stamp, *fields.values())
+                lines.append(head)
+            heads.append(head)
+        if max(map(len, lines)) > _LINE_LIMIT or (said and max(map(len, said)) > VALUE_LIMIT):
+            return None
+        if not _only(_PLAIN, "".join(heads), b"".join(marks)) or not _only(_PLAIN_IN_QUOTES, "".join(said), b""):
+            return None
+        return "".join(lines).encode()
 
-    def _template(self, key: tuple[Any, ...]) -> _Template:
-        """Made once for each combination that the code uses."""
+    def _template(self, level: int, name: str, keys: tuple[str, ...]) -> _Template:
+        """Made anew whenever events of the same name have other keys than the last one had."""
         if len(self._templates) >= _TEMPLATES_LIMIT:
             self._templates.clear()
-        level, name, *keys = key
-        pairs = [f"{_literal(key_of(k))}{_EQUALS}%s" for k in keys if k != _FREE]
-        text = _GAP.join(["%s", _WORDS.get(level, "info"), _literal(name), *pairs])
+        words = ["%s", _WORDS.get(level, "info"), name.replace("%", "%%")]
+        words += [f"{key_of(k).replace('%', '%%')}=%s" for k in keys if k != _FREE]
         free = keys.index(_FREE) + 1 if _FREE in keys else 0
-        controls = text.count(_GAP) + text.count(_EQUALS) + (3 if free else 1)
-        if not free:
-            text += "\n"
-        made = self._templates[key] = _Template(text, controls, free)
+        text = " ".join([*words, f"{_FREE}="]) if free else " ".join(words) + "\n"
+        made = self._templates[name] = _Template(level, keys, text, text.encode().translate(None, _PLAIN), free)
         return made
 
     def _careful(self, event: Event) -> str:
@@ -180,8 +189,9 @@ class TextFormatter:
         return " ".join([self._stamp(at), _WORDS.get(level, "info"), name, *pairs]) + "\n"
 
 
-def _literal(text: str) -> str:
-    return text.replace("%", "%%")
+def _only(plain: bytes, text: str, marks: bytes) -> bool:
+    """Whether a text is ASCII, and what is in it besides plain characters is just this."""
+    return text.isascii() and text.encode().translate(None, plain) == marks
 
 
 class JsonFormatter:
