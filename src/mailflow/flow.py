@@ -26,7 +26,7 @@ from functools import partial
 
 from mailflow.backlog import Backlog
 from mailflow.bouncing import Bouncing
-from mailflow.cleanup import Cleaner
+from mailflow.cleanup import Cleaner, qualify
 from mailflow.delivery.request import Agent, Delivery, Fact, Stage, Trouble
 from mailflow.delivery.trouble import SiteHealth, about_site, health
 from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
@@ -67,6 +67,8 @@ class FlowParts:
     budget: Budget
     threshold: int
     """Bytes above which content is streamed to a file while it arrives."""
+    origin_domain: str
+    """Completes a sender's address that has no domain; only trusted clients may leave it out."""
     recipients_per_delivery: int
     """Recipients of one message that are given to an agent at a time."""
     now: Callable[[], float]
@@ -132,6 +134,8 @@ class Flow:
         if self._closing:
             return _CLOSING
         number = self._queue.new_id()
+        if "@" not in envelope.sender:
+            envelope.sender = qualify(envelope.sender, self.parts.origin_domain)
         return Incoming(self, envelope, number, format_id(number), self._now())
 
     def accept(self, message: Message, done: Callable[[Reply], None]) -> None:

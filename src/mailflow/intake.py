@@ -151,9 +151,12 @@ class Incoming:
 
     def _message(self, content: Content, size: int) -> Message:
         envelope, now = self._envelope, self._now
+        accepted = envelope.recipients
+        if len(accepted) > 1:  # who is named twice gets one copy
+            accepted = list({(a.address, a.original): a for a in accepted}.values())
         recipients = [
             Recipient(n, a.address, a.route.destination, a.original, a.orcpt, a.notify, now)
-            for n, a in enumerate(envelope.recipients)
+            for n, a in enumerate(accepted)
         ]
         return Message(
             self.id,

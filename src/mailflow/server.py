@@ -194,6 +194,7 @@ class Server:
                 policy=RetryPolicy(queue.first_wait, queue.longest_wait, queue.lifetime, queue.bounce_lifetime),
                 budget=Budget(queue.content_memory),
                 threshold=queue.content_file_threshold,
+                origin_domain=self.resolver.origin_domain,
                 recipients_per_delivery=settings.smtp.recipients_per_message,
                 now=time.time,
                 clock=loop.time,

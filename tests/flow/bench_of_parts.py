@@ -60,6 +60,7 @@ class Bench:
             "policy": RetryPolicy(10.0, 100.0, 1000.0, 1000.0),
             "budget": self.budget,
             "threshold": 100_000,
+            "origin_domain": self.resolver.origin_domain,
             "recipients_per_delivery": 50,
             "now": self.now,
             "clock": lambda: loop.time() + skew[0],

@@ -247,3 +247,29 @@ def test_closing_gives_no_answer_but_421(tmp_path: Path) -> None:
         assert b.flow.room(10).code == 421
 
     play(tmp_path / "spool", story)
+
+
+def test_who_is_named_twice_gets_one_copy(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example", "ann@far.example", "joe@far.example")
+        await b.empty()
+        assert [r for _, r in b.agent.seen] == [("joe@far.example", "ann@far.example")]
+
+    play(tmp_path / "spool", story)
+
+
+def test_a_sender_without_domain_is_completed(tmp_path: Path) -> None:
+    senders = []
+
+    class Looking(FakeAgent):
+        def start(self, delivery, done):  # type: ignore[no-untyped-def]
+            senders.append(delivery.message.sender)
+            super().start(delivery, done)
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example", sender="alice")
+        await b.submit("joe@far.example", sender="")
+        await b.empty()
+        assert sorted(senders) == ["", "alice@here.example"]
+
+    play(tmp_path / "spool", story, Looking())
