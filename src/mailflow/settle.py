@@ -86,7 +86,7 @@ def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) 
                 conclusion.deferred.append(recipient)
                 continue
             _expire(report, now)
-        if report.action is _FAILED or recipient.notify:
+        if report.action is _FAILED or report.notify:
             conclusion.tell = True
         conclusion.done.append(recipient)
     return conclusion
@@ -125,7 +125,8 @@ def _report(
         recipient.address,
         recipient.original or recipient.address,
         recipient.orcpt,
-        recipient.notify,
+        # a host that was told what to report does it itself (RFC 3461 §5.2.2)
+        "" if action is _RELAYED and delivery.dsn_passed else recipient.notify,
         action,
         verdict.status,
         fact.host.relay if fact.host else delivery.transport if fact.reply else "none",

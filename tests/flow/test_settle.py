@@ -98,3 +98,13 @@ def test_jitter_spreads_messages_of_one_moment() -> None:
 def test_delays_are_never_negative_though_the_clock_steps_back() -> None:
     report = conclude(delivery(OK, arrived=2000.0), POLICY, 1000.0, 6.0).reports[0]
     assert min(report.delays) >= 0
+
+
+def test_success_is_reported_by_the_host_that_was_asked_to_and_else_by_us() -> None:
+    told = []
+    for dsn_passed in (False, True):
+        d = delivery(OK)
+        d.recipients[0].notify = "SUCCESS,FAILURE"
+        d.dsn_passed = dsn_passed
+        told.append(conclude(d, POLICY, 1010.0, 6.0).tell)
+    assert told == [True, False]

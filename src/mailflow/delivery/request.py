@@ -77,6 +77,7 @@ class Delivery:
     __slots__ = (
         "connected",
         "content",
+        "dsn_passed",
         "entered",
         "facts",
         "hosts",
@@ -108,6 +109,8 @@ class Delivery:
         """Loop time when the scheduler handed the job out."""
         self.connected = started
         """Loop time when a usable connection was at hand; set by the agent."""
+        self.dsn_passed = False
+        """Whether the host offers DSN, and so was told what reports the sender asked for; set by the agent."""
         self.facts: list[Fact] = []
         self.hosts: list[HostAttempt] = []
         """Every host contacted, in order; set by the agent."""

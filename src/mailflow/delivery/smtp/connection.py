@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         self.load += 1
         job.began = now = self.time()
         delivery = job.delivery
+        delivery.dsn_passed = self.client.extensions.dsn
         if not delivery.hosts:
             delivery.connected = now
         if self.history:
