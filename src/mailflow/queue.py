@@ -148,8 +148,14 @@ class Queue:
 
         True is no promise: the writer's thread, or a content file that grows, may find out better and say QueueFull.
         """
-        need = size if size > self.settings.content_file_threshold else COPIES * (size + ROW_BYTES)
-        return self._writer.waiting <= self.settings.write_buffer and self._writer.has_room(need)
+        writer = self._writer
+        waiting = writer.waiting
+        need = COPIES * (size + ROW_BYTES)
+        if waiting <= self.settings.write_buffer and need + waiting <= writer.room.left:
+            return True  # as nearly always
+        if size > self.settings.content_file_threshold:
+            need = size
+        return waiting <= self.settings.write_buffer and writer.find_room(need)
 
     # Reading
 

@@ -23,33 +23,35 @@ COPIES = 2
 
 def weight(message: Message) -> int:
     """Bytes that a message is worth on its way to the database; a content file is on the disk already."""
-    rows = ROW_BYTES + ROW_BYTES * len(message.recipients)
+    rows = ROW_BYTES * (1 + len(message.recipients))
     return message.size + rows if type(message.content) is bytes else rows
 
 
 class Room:
     """Free space when last looked at, and what was promised since. All in bytes."""
 
-    __slots__ = ("free", "promised", "reserve")
+    __slots__ = ("left", "most", "promised", "reserve")
 
     def __init__(self, free: int, reserve: int) -> None:
-        self.free = free
-        self.promised = 0
         self.reserve = reserve
+        self.promised = 0
+        """Bytes on their way to the disk since the last look."""
+        self.most = free - reserve
+        """Bytes for new mail, when last looked at."""
+        self.left = self.most
+        """The same, less what was promised."""
 
     def __repr__(self) -> str:
-        return f"<Room free={self.free} promised={self.promised} reserve={self.reserve}>"
+        return f"<Room left={self.left} promised={self.promised} reserve={self.reserve}>"
 
     def promise(self, size: int) -> bool:
         """Counts what will be written; False when it may touch the reserve, so that somebody should look."""
         self.promised += size
-        return self.free - self.promised >= self.reserve
-
-    def fits(self, size: int) -> bool:
-        """Whether `size` bytes more leave the reserve alone, by the count."""
-        return self.free - self.promised - size >= self.reserve
+        self.left -= size
+        return self.left >= 0
 
     def looked(self, free: int, *, before: int) -> None:
         """A new figure, in which the first `before` bytes of all that was promised are on the disk or were refused."""
-        self.free = free
         self.promised -= before
+        self.most = free - self.reserve
+        self.left = self.most - self.promised

@@ -107,13 +107,12 @@ class Writer:
 
     # Room
 
-    def has_room(self, size: int) -> bool:
-        """Whether `size` bytes more on the disk leave the reserve alone, by what is known; when that is not certain, it
-        is looked up at once, and the thread decides about what was let in meanwhile."""
-        counted = self.room
-        if counted.fits(size + self.waiting):
-            return True
-        if counted.free - size >= counted.reserve:
+    def find_room(self, size: int) -> bool:
+        """Whether `size` bytes more on the disk may leave the reserve alone, though by the count they do not.
+
+        Has it looked up at once, if the last look said so; the thread decides about what is let in meanwhile.
+        """
+        if size <= self.room.most:
             (self._open or self._begin()).look = True
             return True
         if self._loop.time() - self._looked >= LOOK_SECONDS:
@@ -135,13 +134,17 @@ class Writer:
     # To the thread and back
 
     def _begin(self) -> Batch:
-        """A new batch; it is handed over when the loop comes round, or when the thread is done with the last."""
+        """A new batch; it is handed over when the thread is done with the last one and the loop has come round."""
         batch = self._open = Batch()
         self._next.append(batch)
-        if not self._busy and not self._scheduled:
+        self._schedule()
+        return batch
+
+    def _schedule(self) -> None:
+        """Has the next batch handed over after what is ready to run now: what that brings goes with it."""
+        if self._next and not self._busy and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._hand_over)
-        return batch
 
     def _hand_over(self) -> None:
         self._scheduled = False
@@ -170,14 +173,17 @@ class Writer:
                 return
 
     def _written(self, batch: Batch) -> None:
-        """A batch has come back: the thread gets the next one first, then the answers go out."""
+        """A batch has come back: the answers go out, and what they bring about goes with the next batch.
+
+        The thread gets that one only when the loop comes round. It would be handed over sooner here, but smaller: a
+        commit costs the same pages and sync for few messages as for many, and the loop is busy with the answers anyway.
+        """
         self._busy = False
         self.waiting -= batch.weight
         if batch.free is not None:
             self.room.looked(batch.free, before=batch.promised)
         if batch.admin:
             (self._open or self._begin()).admin[:0] = batch.admin
-        self._hand_over()
         self._answer(batch)
         if batch.broken and not self._failed:
             self._failed = batch.broken
@@ -185,8 +191,8 @@ class Writer:
                 self.on_failure(batch.broken)
         if self.on_commit and (batch.messages or batch.work):
             self.on_commit()
-        self._hand_over()
-        if self._idle and not self._busy and not self._idle.done():
+        self._schedule()
+        if self._idle and not self._next and not self._idle.done():
             self._idle.set_result(None)
 
     def _answer(self, batch: Batch) -> None:
@@ -240,7 +246,7 @@ class Writer:
             self._settle_kept()
         if self._busy or self._next:
             self._idle = self._loop.create_future()
-            self._hand_over()
+            self._schedule()
             await self._idle
         self._inbox.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
