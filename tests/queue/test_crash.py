@@ -18,7 +18,7 @@ from tests.queue.driver import content_of
 
 DRIVER = Path(__file__).with_name("driver.py")
 STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="needs the Debian package strace")
-ROUNDS = int(os.environ.get("MAILFLOW_CRASH_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("MAILFLOW_CRASH_ROUNDS", "1"))
 
 
 class Story:
@@ -82,6 +82,7 @@ def inject(call: str, error: str, when: str) -> list[str]:
     return [
         "strace",
         "-f",
+        "--seccomp-bpf",  # the other system calls run at full speed
         "-qq",
         "-o",
         "/dev/null",
@@ -93,15 +94,15 @@ def inject(call: str, error: str, when: str) -> list[str]:
 
 
 @STRACE
-@pytest.mark.parametrize("when", [12, 25])
+@pytest.mark.parametrize("when", [12, *range(13, 13 + 4 * (ROUNDS - 1))])
 def test_one_failed_fsync_refuses_its_batch_and_the_store_recovers(tmp_path: Path, when: int) -> None:
-    code, story = drive(tmp_path, "--count", "400", trace=inject("fdatasync", "EIO", str(when)))
+    code, story = drive(tmp_path, "--count", "250", trace=inject("fdatasync", "EIO", str(when)))
     assert code == 0
     assert story.lines[-1] == "closed"
     assert {tuple(words) for words in story.words["refused"].values()} == {("StoreBroken",)}
     assert "failed StoreBroken" not in story.lines
     assert not story.ids("unsettled"), "settlements are written again"
-    assert len(story.ids("queued")) > 300
+    assert len(story.ids("queued")) > 150
     story.check(tmp_path)
 
 
@@ -119,12 +120,12 @@ def test_a_disk_that_never_syncs_again_stops_the_queue(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 @pytest.mark.parametrize("when", ["60..62"])
 def test_a_failing_write(tmp_path: Path, error: str, when: str) -> None:
-    code, story = drive(tmp_path, "--count", "400", trace=inject("pwrite64", error, when))
+    code, story = drive(tmp_path, "--count", "250", trace=inject("pwrite64", error, when))
     assert code == 0
     expected = "QueueFull" if error == "ENOSPC" else "StoreBroken"
     assert {tuple(words) for words in story.words.get("refused", {}).values()} <= {(expected,)}
     assert not story.ids("unsettled")
-    assert len(story.ids("queued")) > 200
+    assert len(story.ids("queued")) > 100
     story.check(tmp_path)
 
 

@@ -20,7 +20,18 @@ NAMES = "open,openat,creat,unlink,unlinkat,rename,renameat,renameat2,link,linkat
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs the Debian package strace")
 def test_no_file_is_made_or_removed_per_message(tmp_path: Path) -> None:
     log = tmp_path / "trace"
-    command = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={NAMES},faccessat2", sys.executable, str(DRIVER)]
+    command = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-o",
+        str(log),
+        "-e",
+        f"trace={NAMES},faccessat2",
+        sys.executable,
+        str(DRIVER),
+    ]
     command += [str(tmp_path / "spool"), "--count", "500", "--mark"]
     subprocess.run(
         command,
