@@ -55,6 +55,8 @@ class Committer:
     def _guard(self, batch: Batch) -> None:
         """Looks how much room there is, and refuses the messages that would touch the reserve."""
         free = self._free_bytes()
+        if free is None:
+            return
         room = free - self._reserve - BATCH_BYTES
         if room >= COPIES * batch.weight:
             return
@@ -67,11 +69,12 @@ class Committer:
             else:
                 self._refuse(batch, [i], QueueFull(f"{free} bytes are free, {self._reserve} are kept in reserve"))
 
-    def _free_bytes(self) -> int:
+    def _free_bytes(self) -> int | None:
+        """None when it cannot be told: not a want of room, and the commit that follows says what is the matter."""
         try:
             return self._store.free_bytes()
         except QueueError:
-            return 0  # looked up again in a second; until then nothing new is let in
+            return None
 
     def _commit(self, batch: Batch, messages: list[int], work: list[int]) -> QueueFull | None:
         """Commits these messages and settlements, in one transaction if it goes.
