@@ -31,7 +31,8 @@ class QueueSettings(Section):
     """Content that is kept in memory until its first delivery, and while it arrives, over all messages. Beyond it, content
     is read from disk when its turn comes, and messages above 64 KiB are streamed to files."""
     write_buffer: Size = setting("64MiB", ge=1_048_576)
-    """Bytes of accepted content that may wait in memory for the disk. More is refused with 451 until some is written."""
+    """Bytes that may wait in memory for the disk: accepted content, 2 KiB for each row and 4 KiB for each outcome. More
+    is refused with 451 until some is written."""
     cache: Size = setting("32MiB", ge=1_048_576)
     """Memory for pages of the database."""
     checkpoint: Size = setting("16MiB", ge=1_048_576)
