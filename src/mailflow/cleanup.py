@@ -69,7 +69,6 @@ class Cleaner:
         now: float,
         trusted: bool,
         complete: bool = True,
-        remove_bcc: bool = False,
     ) -> Cleaned | Reply:
         """Cleans one message.
 
@@ -93,8 +92,6 @@ class Cleaner:
             head, prefix = _mend_start(head, prefix)
         if "\r\nreturn-path" in fields:
             head = _without(_RETURN_PATH, head)
-        if remove_bcc and "bcc" in fields:
-            head = _without(_BCC, head)
         return Cleaned(prefix.encode(errors="replace"), head)
 
     def received(self, peer: Peer, queue_id: str, recipient: str, now: float) -> str:
@@ -139,6 +136,11 @@ def header_end(data: bytes, start: int = 0) -> int:
         return 0
     end = data.find(b"\r\n\r\n", start - 3 if start > 3 else 0)
     return end + 2 if end >= 0 else -1
+
+
+def without_bcc(content: bytes) -> bytes:
+    """The same bytes without any Bcc: or Resent-Bcc: field in the header, so that no copy shows the others (wish 42)."""
+    return _without(_BCC, content)
 
 
 def format_date(now: float) -> str:

@@ -55,10 +55,3 @@ def message_sender(message: AnyMessage) -> str:
         if address:
             return address
     raise ValueError("no sender: none given, and none in Sender: or From:")
-
-
-def without_bcc(content: bytes) -> bytes:
-    """The same bytes without any Bcc: field in the header (sendmail -t)."""
-    head, blank, body = content.partition(b"\r\n\r\n")
-    lines = re.split(rb"\r\n(?![ \t])", head)
-    return b"\r\n".join(line for line in lines if line[:4].lower() != b"bcc:") + blank + body

@@ -6,7 +6,8 @@ from email.message import EmailMessage
 
 import pytest
 
-from mailflow.submission import message_bytes, message_recipients, message_sender, without_bcc
+from mailflow.cleanup import without_bcc
+from mailflow.submission import message_bytes, message_recipients, message_sender
 
 
 def written(**fields: str) -> EmailMessage:

@@ -33,7 +33,8 @@ def command(state: State, recipients: tuple[str, ...], sender: str | None, from_
     if not recipients and not from_header:
         raise click.UsageError("no recipients (give addresses, or -t to take them from the header)")
     settings = state.load()
-    from mailflow.submission import message_bytes, message_recipients, without_bcc
+    from mailflow.cleanup import without_bcc
+    from mailflow.submission import message_bytes, message_recipients
 
     limit = settings.limits.message_size
     content = sys.stdin.buffer.read(limit + 1)

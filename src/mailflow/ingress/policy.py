@@ -49,7 +49,7 @@ class RelayControl:
 
 
 def check_sender(sender: str) -> Reply | None:
-    """The refusal of a stranger's sender, or None. Trusted clients may leave the domain out: cleanup adds it."""
+    """The refusal of a stranger's sender, or None. Trusted clients may leave the domain out: the flow adds it."""
     return None if not sender or "@" in sender else SENDER_INCOMPLETE
 
 
