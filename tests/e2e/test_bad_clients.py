@@ -239,7 +239,7 @@ def test_after_too_many_errors_the_client_is_sent_away(hostile: Server) -> None:
 
 
 def test_more_sessions_than_allowed_are_told_so(serve: Serve) -> None:
-    server = serve(limits={"sessions_per_client": 5})
+    server = serve(limits={"sessions_per_client": 5}, relay={"networks": []})
     clients = [Client(server.port) for _ in range(8)]
     try:
         greetings = [client.reply() for client in clients]

@@ -219,7 +219,7 @@ def test_a_full_intake_stops_reading_until_it_drains(run: Callable[[Test], None]
 def test_sessions_are_limited_in_all_and_per_client(run: Callable[[Test], None]) -> None:
     async def test() -> None:
         log = FakeLog()
-        async with listening(FakeIntake(), log, sessions_per_client=2) as listener:
+        async with listening(FakeIntake(), log, trusted=False, sessions_per_client=2) as listener:
             clients = [await Client.connect(listener) for _ in range(3)]
             answers = [await client.reply() for client in clients]
             assert [a[:3] for a in answers] == ["220", "220", "421"]
@@ -234,6 +234,17 @@ def test_sessions_are_limited_in_all_and_per_client(run: Callable[[Test], None])
             for client in clients:
                 client.writer.close()
         assert [e["reason"] for e in log.named("reject")] == ["421 4.7.0 Too many sessions, try again later"]
+
+    run(test)
+
+
+def test_clients_in_our_networks_are_exempt_from_the_limit_of_one_client(run: Callable[[Test], None]) -> None:
+    async def test() -> None:
+        async with listening(FakeIntake(), sessions_per_client=2, sessions=4) as listener:
+            clients = [await Client.connect(listener) for _ in range(5)]
+            assert [(await client.reply())[:3] for client in clients] == ["220"] * 4 + ["421"]
+            for client in clients:
+                client.writer.close()
 
     run(test)
 

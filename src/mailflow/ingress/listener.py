@@ -40,9 +40,11 @@ class Listener:
     ) -> None:
         """`networks` are the clients that may send anywhere (`relay.networks`)."""
         self._listeners = listeners
-        desk = Desk(recipients, intake, RelayControl(networks), log, limits.recipients)
+        control = RelayControl(networks)
+        desk = Desk(recipients, intake, control, log, limits.recipients)
         stranger, trusted = (make_profile(hostname, limits, trusted=trusted) for trusted in (False, True))
-        self._hall = Hall(stranger, trusted, desk, SessionCounts(limits.sessions, limits.sessions_per_client))
+        counts = SessionCounts(limits.sessions, limits.sessions_per_client, control.trusts)
+        self._hall = Hall(stranger, trusted, desk, counts)
         self._timer = SessionTimer(self._hall.connections, limits.idle_timeout, limits.session_timeout)
         self._servers: list[asyncio.Server] = []
         self.addresses: list[Endpoint] = []

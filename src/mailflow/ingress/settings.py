@@ -33,7 +33,8 @@ class LimitsSettings(Section):
     """SMTP sessions at the same time; one more is told 421 4.7.0."""
 
     sessions_per_client: int = setting(200, postfix="smtpd_client_connection_count_limit", ge=1)
-    """SMTP sessions at the same time from one IP address; one more is told 421 4.7.0."""
+    """SMTP sessions at the same time from one IP address; one more is told 421 4.7.0. Clients in relay.networks are
+    exempt: a mail gateway of our own may need more."""
 
     idle_timeout: Duration = setting("5m", postfix="smtpd_timeout", gt=0)
     """How long a client may be silent, in any state; then it is told 421 4.4.2. RFC 5321 asks for at least 5 minutes."""
