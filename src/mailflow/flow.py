@@ -92,6 +92,8 @@ class Flow:
         self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._loaded, parts.now, parts.clock)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
+        self._withdrawn: set[int] = set()
+        """Messages that were held or deleted during an attempt; no more than are active."""
         self._pumping = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -285,7 +287,7 @@ class Flow:
         feedback = _GOOD if state is _WELL else _FEEDBACK[state]
         self._scheduler.report(job, feedback, clock)
         if conclusion.returned:
-            self._add(delivery.message, conclusion.returned, job.lane, first=True)
+            self._take_back(delivery.message, conclusion.returned, job.lane)
         if conclusion.reports:
             self._settle(delivery, conclusion)
         if feedback is not _GOOD and self._scheduler.is_dead(job.destination):
@@ -293,6 +295,14 @@ class Flow:
         if self._backlog.sites and self._scheduler.admits(job.destination, Lane.DEFERRED):
             self._backlog.unblock(job.destination)
         self.pump()
+
+    def _take_back(self, message: Message, recipients: list[Recipient], lane: Lane) -> None:
+        """They were not attempted: once more, unless the operator has held or deleted them meanwhile."""
+        if message.id not in self._withdrawn:
+            self._add(message, recipients, lane, first=True)
+        else:  # the disk knows what shall be
+            self._drop(message, recipients)
+            self._backlog.note(recipients[0].destination, self._now())
 
     def _settle(self, delivery: Delivery, conclusion: Conclusion) -> None:
         """Logs what became of each recipient and hands the consequences to the queue."""
@@ -399,6 +409,8 @@ class Flow:
             self._loader.forget(message_id)
         for job in self._scheduler.remove(*message_ids, now=self._clock()):
             self._drop(job.payload.message, job.payload.recipients)
+        self._withdrawn.update(message_ids)
+        self._withdrawn &= self._active.keys()
 
     def wake(self, destination: str, *, probe: bool) -> None:
         """Mail for this destination on disk may be due now; `probe`: also if it is taken for dead."""

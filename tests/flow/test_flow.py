@@ -240,6 +240,50 @@ def test_a_held_message_waits_and_a_deleted_one_is_gone(tmp_path: Path) -> None:
     play(tmp_path / "spool", story, agent, scheduler={"initial_window": 2, "max_window": 2})
 
 
+@pytest.mark.parametrize("command", ["hold", "delete"])
+def test_what_is_withdrawn_during_an_attempt_is_not_tried_again(tmp_path: Path, command: str) -> None:
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example")
+        await b.until(lambda: agent.open)
+        change = b.queue.hold if command == "hold" else b.queue.delete
+        (changed,) = await change(Selection(everything=True))
+        b.flow.withdraw([changed.id])
+        agent.answer = lambda _address: RETURNED
+        agent.finish()
+        await b.until(lambda: not b.flow.active)
+        assert len(agent.seen) == 1
+        assert b.budget.used == 0
+        agent.answer = lambda _address: TAKEN
+        for changed in await b.queue.release(Selection(everything=True)):
+            b.flow.wake(changed.destinations[0], probe=False)
+        b.flow.pump()
+        await b.empty()
+        assert len(agent.seen) == (2 if command == "hold" else 1)
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_what_is_released_during_the_same_attempt_is_not_forgotten(tmp_path: Path) -> None:
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        await b.submit("joe@far.example")
+        await b.until(lambda: agent.open)
+        for change in (b.queue.hold, b.queue.release):
+            (changed,) = await change(Selection(everything=True))
+            b.flow.withdraw([changed.id])
+        b.flow.wake(changed.destinations[0], probe=False)
+        facts = iter([RETURNED, TAKEN])
+        agent.answer = lambda _address: next(facts)
+        agent.finish()
+        await b.empty()
+        assert len(agent.seen) == 2
+
+    play(tmp_path / "spool", story, agent)
+
+
 def test_closing_gives_no_answer_but_421(tmp_path: Path) -> None:
     async def story(b: Bench) -> None:
         await b.flow.close(0.0)
