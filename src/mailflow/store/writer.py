@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
+from typing import TypeVar
 
 from mailflow.envelope import Message
 from mailflow.errors import QueueError, QueueFull
@@ -27,6 +28,8 @@ from mailflow.store.sqlite import Store
 from mailflow.store.values import Settlement
 
 __all__ = ["Admin", "Done", "Writer"]
+
+T = TypeVar("T")
 
 BATCH_WEIGHT = 8 * 2**20
 """A batch ends with the message or settlement that reaches this (bytes); the rest is the next batch."""
@@ -200,11 +203,11 @@ class Writer:
             self._answer_each(batch)
         else:  # as nearly always
             for done in batch.message_done:
-                done(None)
+                self._tell(done, None)
             for done in batch.work_done:
-                done(None)
+                self._tell(done, None)
         for admin, result in batch.finished:
-            admin.done(result)
+            self._tell(admin.done, result)
         for looker in batch.lookers:
             if not looker.done():
                 looker.set_result(None)
@@ -212,7 +215,7 @@ class Writer:
     def _answer_each(self, batch: Batch) -> None:
         """The answers when they differ."""
         for i, done in enumerate(batch.message_done):
-            done(batch.refused.get(i))
+            self._tell(done, batch.refused.get(i))
         for i, (settlement, done) in enumerate(zip(batch.work, batch.work_done, strict=True)):
             error = batch.unsettled.get(i)
             if isinstance(error, QueueFull) and not batch.broken and not self._idle:
@@ -220,7 +223,16 @@ class Writer:
                 continue
             message = settlement.message
             message.remaining = min(message.remaining, batch.left.get(message.id, message.remaining))
-            done(error)
+            self._tell(done, error)
+
+    def _tell(self, done: Callable[[T], None], result: T) -> None:
+        """Calls back. One that fails must not keep the others' answers from them: their mail is on the disk."""
+        try:
+            done(result)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is the caller's; the loop's handler logs it
+            self._loop.call_exception_handler(
+                {"message": "a callback of the queue failed; the commit stands", "exception": error}
+            )
 
     # A full disk
 
