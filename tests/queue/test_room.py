@@ -124,16 +124,16 @@ def test_mail_waits_on_a_disk_that_is_full_at_once_and_leaves_when_there_is_room
         assert await settling == [None] * 20
         assert await everything(queue) == []
 
-    with_queue(small_disk, body, reserve="0B")
+    with_queue(small_disk, body, reserve="0B", segment_threshold="1MiB")  # so that contents need room in the log
 
 
 @pytest.mark.wish(61)
 def test_mail_is_taken_again_when_there_is_room(small_disk: Path) -> None:
     async def body(queue: Queue) -> None:
-        assert isinstance(await put(queue, make(queue, bytes(3 * MIB))), QueueFull)
+        assert isinstance(await put(queue, make(queue, bytes(5 * MIB))), QueueFull)
         subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
-        assert await put(queue, make(queue, bytes(3 * MIB))) is None
-        assert queue.room(3 * MIB)
+        assert await put(queue, make(queue, bytes(5 * MIB))) is None
+        assert queue.room(5 * MIB)
 
     with_queue(small_disk, body, reserve="1MiB")
 

@@ -15,7 +15,8 @@ from mailflow.errors import QueueError, QueueLocked
 from mailflow.ids import parse_id
 from mailflow.queue import Queue, QueueSettings
 from mailflow.store.reader import counts, list_messages, read_content
-from tests.queue.helpers import PEER, Clock, make, put, settle, with_queue
+from mailflow.store.schema import FORMAT
+from tests.queue.helpers import PEER, Clock, everything, make, put, settle, spill, with_queue
 
 DRIVER = Path(__file__).with_name("driver.py")
 
@@ -43,9 +44,44 @@ def test_a_newer_format_is_refused_untouched(tmp_path: Path) -> None:
         list(list_messages(tmp_path))
     db = sqlite3.connect(tmp_path / "queue.db")
     assert db.execute("PRAGMA user_version").fetchone() == (99,)
-    db.execute("PRAGMA user_version = 1")
+    db.execute(f"PRAGMA user_version = {FORMAT}")
     db.close()
     with_queue(tmp_path, nothing)  # and the refusal left no lock behind
+
+
+@pytest.mark.wish(84)
+def test_an_older_format_is_read_as_it_is_and_migrated_by_a_server(tmp_path: Path) -> None:
+    """Format 1 had contents in the database and in content files only."""
+    contents = {}
+
+    async def first(queue: Queue) -> None:
+        number = queue.new_id()
+        large = make(queue, await spill(queue, number, [b"large" * 1000]))
+        large.id = number
+        for message in (make(queue, b"small"), large):
+            assert await put(queue, message) is None
+            contents[message.id] = b"small" if message is not large else b"large" * 1000
+
+    with_queue(tmp_path, first)
+    db = sqlite3.connect(tmp_path / "queue.db")
+    for step in ("DROP TABLE extent", "DROP INDEX content_file", "PRAGMA user_version = 1"):
+        db.execute(step)
+    db.close()
+    (tmp_path / "segments").rmdir()
+    assert {key: read_content(tmp_path, key) for key in contents} == contents
+
+    async def second(queue: Queue) -> None:
+        assert await put(queue, make(queue, b"new" * 10_000)) is None
+        for message in await everything(queue):
+            await settle(queue, message, message.recipients)
+        assert await put(queue, make(queue, b"last" * 10_000)) is None
+
+    with_queue(tmp_path, second)
+    [message] = list_messages(tmp_path)
+    assert read_content(tmp_path, message.id) == b"last" * 10_000
+    db = sqlite3.connect(tmp_path / "queue.db")
+    assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    db.close()
 
 
 def test_a_file_that_is_no_queue_is_refused(tmp_path: Path) -> None:
@@ -128,7 +164,8 @@ def test_listing_while_it_runs_when_stopped_and_after_a_kill(tmp_path: Path) -> 
     assert [m.id for m in list_messages(tmp_path, limit=501)] == [m.id for m in killed[:501]]
     assert [m.id for m in list_messages(tmp_path, [m.id for m in killed[::-1]], limit=3)] == [m.id for m in killed[:3]]
     assert counts(tmp_path).messages == len(killed)
-    assert {p.name for p in tmp_path.iterdir()} <= {"content", "lock", "queue.db", "queue.db-shm", "queue.db-wal"}
+    names = {"content", "segments", "lock", "queue.db", "queue.db-shm", "queue.db-wal"}
+    assert {p.name for p in tmp_path.iterdir()} <= names
 
 
 def test_states_of_a_listing(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import time
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store.batch import Batch
 from mailflow.store.failure import StoreBroken
-from mailflow.store.room import BATCH_BYTES, COPIES, weight
+from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
 from mailflow.store.sqlite import Store
 
 REOPEN_TRIES = 3
@@ -57,15 +57,17 @@ class Committer:
         free = self._free_bytes()
         if free is None:
             return
-        room = free - self._reserve - BATCH_BYTES
-        if room >= COPIES * batch.weight:
+        room, spare = free - self._reserve - BATCH_BYTES, self._store.segments.spare
+        self._store.segments.tight = room < COPIES * batch.weight + spare + GROW_BYTES
+        if not self._store.segments.tight:
             return
+        self._store.segments.give_back()  # what the files keep for later is for whatever needs it first
         if room < 0:  # the log is copied while it can be; then it can be written again, whoever takes the rest
             self._store.make_room()
         for i, message in enumerate(batch.messages):
-            need = COPIES * weight(message)
-            if need <= room:
-                room -= need
+            size = need(message, self._store.segment_threshold)
+            if size <= room:
+                room -= size
             else:
                 self._refuse(batch, [i], QueueFull(f"{free} bytes are free, {self._reserve} are kept in reserve"))
 

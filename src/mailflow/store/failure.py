@@ -28,6 +28,12 @@ _HARMLESS = (
 )
 
 
+def write_failure(error: OSError, what: str) -> QueueError:
+    """What a failing write or sync of a segment file means: no room, or a disk on which nothing is certain."""
+    kind = QueueFull if error.errno in _FULL_ERRNO else StoreBroken
+    return kind(f"{what}: {error.strerror or error}")
+
+
 def failure(error: Exception, what: str) -> QueueError:
     """The QueueError that says what `error` means; `what` names the file or the operation for the log."""
     if isinstance(error, QueueError):

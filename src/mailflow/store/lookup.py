@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from mailflow.envelope import Content
 from mailflow.errors import QueueError
-from mailflow.store import query
+from mailflow.store import contents
 from mailflow.store.failure import failure
 from mailflow.store.schema import connect_read_only, database
 
@@ -80,7 +80,6 @@ class Lookups:
             return
         self._fetching = True
         asked = {key: self._wanted.pop(key) for key in ids}
-        folder = self._spool / "content"
 
         def fetched(answer: Any) -> None:
             self._fetching = False
@@ -90,7 +89,7 @@ class Lookups:
                 for future in futures:
                     _resolve(future, answer if isinstance(answer, QueueError) else answer[key])
 
-        self._inbox.put((lambda db: query.contents(db, folder, ids), fetched))
+        self._inbox.put((lambda db: contents.read(db, self._spool, ids), fetched))
 
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:

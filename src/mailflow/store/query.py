@@ -1,4 +1,4 @@
-"""What is read from the store, as functions over a connection: slices, contents, destinations, listings, counts.
+"""What is read from the store, as functions over a connection: slices, destinations, listings, counts.
 
 Used by the reader thread of a running queue and by the reading commands alike. Every function is a short read
 transaction, so that no reader keeps the write-ahead log from being used again.
@@ -9,18 +9,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mailflow.envelope import HELD, Content, ContentFile, Recipient
-from mailflow.errors import QueueDamaged, QueueError
-from mailflow.ids import format_id
+from mailflow.envelope import HELD, Recipient
 from mailflow.store import rows
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
 from mailflow.store.values import Position, QueueCounts, QueuedMessage, Slice
 
-READ_BYTES = 1024 * 1024
-"""A content file is checked in pieces of this size."""
 START = Position(-1.0, -1, -1)
 """In front of every recipient."""
 
@@ -56,47 +51,6 @@ def destinations(db: sqlite3.Connection, until: float | None) -> list[tuple[str,
     latest = HELD - 1 if until is None else min(until, HELD - 1)
     sql = "SELECT destination, count(*), min(due) FROM recipient WHERE due <= ? GROUP BY destination"
     return db.execute(sql, (latest,)).fetchall()
-
-
-def contents(db: sqlite3.Connection, folder: Path, ids: Sequence[int]) -> dict[int, Content | QueueError]:
-    """The contents of messages, each checked against its id, or the error instead (QueueDamaged; QueueError: gone)."""
-    result: dict[int, Content | QueueError] = {
-        key: QueueError(f"message {format_id(key)} is not in the queue") for key in ids
-    }
-    sql = "SELECT id, crc, file, data FROM content WHERE id IN (SELECT value FROM json_each(?))"
-    for key, crc, file, data in db.execute(sql, (json.dumps(list(ids)),)).fetchall():
-        try:
-            result[key] = _check_bytes(key, crc, data) if file is None else _check_file(db, folder, key, crc, file)
-        except QueueError as error:
-            result[key] = error
-    return result
-
-
-def _damaged(id: int, what: str) -> QueueDamaged:
-    return QueueDamaged(f"content of message {format_id(id)} {what}")
-
-
-def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
-    if data is None or rows.checksum(id, data) != crc:
-        raise _damaged(id, "does not match its checksum")
-    return data
-
-
-def _check_file(db: sqlite3.Connection, folder: Path, id: int, crc: int, file: int) -> ContentFile:
-    """A content file, read through once; behind the message's end a file may have bytes of an earlier one."""
-    row = db.execute("SELECT size FROM message WHERE id = ?", (id,)).fetchone()
-    path, left, value = folder / f"{file:08}", row[0] if row else 0, rows.checksum(id, b"")
-    size = left
-    try:
-        with path.open("rb", buffering=0) as stream:
-            while left and (piece := stream.read(min(left, READ_BYTES))):
-                value = rows.checksum(id, piece, value)
-                left -= len(piece)
-    except OSError as error:
-        raise _damaged(id, f"cannot be read: {path}: {error.strerror}") from error
-    if left or value != crc:
-        raise _damaged(id, f"does not match its checksum: {path}")
-    return ContentFile(path, size)
 
 
 def listing(

@@ -12,11 +12,14 @@ done here: looking (`Store.free_bytes`), and refusing.
 from __future__ import annotations
 
 from mailflow.envelope import Message
+from mailflow.store.extents import GROW_PAGES, PAGE_BYTES, pages_for
 
 ROW_BYTES = 2048
 """For a message's row and each recipient's, with their part of the pages of tables and index."""
 BATCH_BYTES = 64 * 1024
 """Each commit writes the pages that it touches to the log, whole, however little changed in them."""
+GROW_BYTES = GROW_PAGES * PAGE_BYTES
+"""A segment file may be given so much more than what is needed at once."""
 COPIES = 2
 """The log's, and the database's once the log is copied."""
 
@@ -25,6 +28,17 @@ def weight(message: Message) -> int:
     """Bytes that a message is worth on its way to the database; a content file is on the disk already."""
     rows = ROW_BYTES * (1 + len(message.recipients))
     return message.size + rows if type(message.content) is bytes else rows
+
+
+def need(message: Message, segment_threshold: int) -> int:
+    """Bytes of the disk that a message will take at most: what goes to a segment is written once."""
+    rows = COPIES * ROW_BYTES * (1 + len(message.recipients))
+    content = message.content
+    if type(content) is not bytes:
+        return rows
+    if len(content) >= segment_threshold:
+        return rows + pages_for(len(content)) * PAGE_BYTES
+    return rows + COPIES * len(content)
 
 
 class Room:

@@ -7,6 +7,7 @@ one is refused untouched (wish 84).
 message    one row a message: envelope and client record; `remaining` counts its rows in recipient
 recipient  one row for each recipient that is still to be delivered; the index gives a destination's next ones in order
 content    the bytes, apart from the rest so that listing never reads them; `file` names a content file instead
+extent     in whose place it says where in a segment file the bytes are: `page` is the first, `size` in bytes
 meta       high_water: no id up to this one is ever handed out again
 """
 
@@ -19,7 +20,7 @@ from urllib.parse import quote
 
 from mailflow.errors import QueueError
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION_ID = 0x6D666C77
 """The bytes "mflw"."""
 PAGE_SIZE_BYTES = 8192
@@ -39,9 +40,17 @@ _TABLES = (
     "CREATE INDEX recipient_due ON recipient (destination, due, message_id, number)",
     "CREATE TABLE content (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, file INTEGER, data BLOB)",
 )
+_EXTENT = """TABLE extent (
+        id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, segment INTEGER NOT NULL, page INTEGER NOT NULL,
+        size INTEGER NOT NULL)"""
+_SEGMENTS = (
+    f"CREATE {_EXTENT}",
+    # So that the start finds the content files without reading all contents. It has an entry for these only.
+    "CREATE INDEX content_file ON content (file) WHERE file IS NOT NULL",
+)
 
-_STEPS: dict[int, tuple[str, ...]] = {0: _TABLES}
-"""What leads from each older format to the next; 0 is an empty file."""
+_STEPS: dict[int, tuple[str, ...]] = {0: _TABLES, 1: _SEGMENTS}
+"""What leads from each older format to the next; 0 is an empty file. Contents that are in the database stay there."""
 
 
 def database(spool: Path) -> Path:
@@ -87,7 +96,8 @@ def connect_read_only(spool: Path) -> sqlite3.Connection:
         timeout=BUSY_SECONDS,
     )
     try:
-        check_format(db, path)
+        if check_format(db, path) < FORMAT:  # no server has migrated it yet
+            db.execute(f"CREATE TEMP {_EXTENT}")
     except BaseException:
         db.close()
         raise

@@ -27,6 +27,9 @@ class QueueSettings(Section):
     content_file_threshold: Size = setting("1MiB", ge=65_536, le=67_108_864)
     """A message larger than this is written to a file of its own below the spool while it arrives, with bounded memory;
     a smaller one is collected in memory and stored in the database. Measured in docs/queue.md."""
+    segment_threshold: Size = setting("16KiB")
+    """A message in memory that has at least this size is stored in a segment file: 64 MiB of pages that are written in
+    place and used again. A smaller one goes to the database itself. Measured in docs/queue.md."""
     content_memory: Size = setting("128MiB", ge=1_048_576)
     """Content that is kept in memory until its first delivery, and while it arrives, over all messages. Beyond it, content
     is read from disk when its turn comes, and messages above 64 KiB are streamed to files."""

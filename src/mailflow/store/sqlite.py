@@ -25,8 +25,10 @@ from mailflow.envelope import HELD, ContentFile, Message, Recipient
 from mailflow.errors import QueueError
 from mailflow.store import rows
 from mailflow.store.content import ContentFiles, sync_folder
+from mailflow.store.extents import PAGE_BYTES, SEGMENT_PAGES
 from mailflow.store.failure import StoreBroken, failure
 from mailflow.store.schema import PAGE_SIZE_BYTES, connect, database
+from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
 from mailflow.store.values import Settlement
 
@@ -40,21 +42,26 @@ ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
 
 
+SEGMENT_BYTES = SEGMENT_PAGES * PAGE_BYTES
+"""No content above this goes to a segment."""
+
+
 class _Table:
     """The statements that put rows into, and take messages out of, one table."""
 
-    def __init__(self, name: str, columns: str, key: str) -> None:
+    def __init__(self, name: str, columns: str, key: str, returning: str = "") -> None:
         self.width = columns.count(",") + 1
         row = f"({','.join('?' * self.width)})"
         # OR ROLLBACK: a failing statement undoes the whole transaction, which we do anyway, so SQLite need not keep a
         # journal (a temporary file) to undo the statement alone.
         self.insert = {n: f"INSERT OR ROLLBACK INTO {name} ({columns}) VALUES {','.join([row] * n)}" for n in CHUNKS}  # noqa: S608
-        self.delete = {n: f"DELETE FROM {name} WHERE {key} IN ({','.join('?' * n)})" for n in CHUNKS}  # noqa: S608
+        self.delete = {n: f"DELETE FROM {name} WHERE {key} IN ({','.join('?' * n)}){returning}" for n in CHUNKS}  # noqa: S608
 
 
 _MESSAGE = _Table("message", rows.MESSAGE_COLUMNS, "id")
 _RECIPIENT = _Table("recipient", rows.RECIPIENT_COLUMNS, "message_id")
 _CONTENT = _Table("content", "id, crc, file, data", "id")
+_EXTENT = _Table("extent", "id, crc, segment, page, size", "id", " RETURNING segment, page, size")
 
 
 class Store:
@@ -63,8 +70,10 @@ class Store:
     def __init__(self, spool: Path, settings: QueueSettings, now: Callable[[], float]) -> None:
         self.spool = spool
         self.files = ContentFiles(spool)
+        self.segments = Segments(spool)
         self.high_water = 0
         """No id up to this one may be handed out by a later run."""
+        self.segment_threshold = settings.segment_threshold
         self._settings = settings
         self._now = now
         self._db: sqlite3.Connection | None = None
@@ -72,11 +81,12 @@ class Store:
 
     @classmethod
     def open(cls, spool: Path, settings: QueueSettings, now: Callable[[], float] = time.time) -> Store:
-        """Opens, migrates, sweeps content files. Raises QueueError (a newer format, no access, damaged)."""
+        """Opens, migrates, sweeps content files and segments. Raises QueueError (a newer format, no access, damaged)."""
         store = cls(spool, settings, now)
         try:
             store._connect()
             store.files.sweep(store._content_files())
+            store._load_segments()
             sync_folder(spool)  # the names of database and folders themselves
         except (sqlite3.Error, OSError) as error:
             store._disconnect()
@@ -102,12 +112,16 @@ class Store:
         self.high_water = max(self.high_water, self._reserved, newest or 0)
 
     def _disconnect(self) -> None:
+        self.segments.close()
         db, self._db = self._db, None
         if db is not None:
             try:
                 db.close()
             except sqlite3.Error:
                 return  # what it could not write back is still in the log
+
+    def _load_segments(self) -> None:
+        self.segments.load(self.db.execute("SELECT segment, page, size FROM extent"))
 
     def _content_files(self) -> dict[int, int]:
         return dict(self.db.execute("SELECT id, file FROM content WHERE file IS NOT NULL"))
@@ -137,8 +151,10 @@ class Store:
             result = body()
             self.db.execute("COMMIT")
         except Exception as error:  # values that SQLite refuses raise UnicodeError, OverflowError and others
+            self.segments.undone()
             self._rollback()
             raise failure(error, str(database(self.spool))) from error
+        self.segments.committed()
         return result
 
     def _rollback(self) -> None:
@@ -160,10 +176,16 @@ class Store:
         envelopes: list[Any] = []
         recipients: list[Any] = []
         contents: list[Any] = []
+        large: list[tuple[int, bytes]] = []
+        threshold = self.segment_threshold
         most = CHUNKS[0] * _RECIPIENT.width
         for message in messages:
             rows.add_message(envelopes, message)
-            contents += self._content_row(message)
+            content = message.content
+            if isinstance(content, bytes) and threshold <= len(content) <= SEGMENT_BYTES:
+                large.append((message.id, content))
+            else:
+                contents += self._content_row(message)
             for first in range(0, len(message.recipients), CHUNKS[0]):
                 rows.add_recipients(recipients, message.id, message.recipients[first : first + CHUNKS[0]])
                 if len(recipients) >= most:
@@ -172,6 +194,16 @@ class Store:
         self._insert(_MESSAGE, envelopes)
         self._insert(_RECIPIENT, recipients)
         self._insert(_CONTENT, contents)
+        if large:
+            self._insert(_EXTENT, self._extent_rows(large))
+
+    def _extent_rows(self, contents: list[tuple[int, bytes]]) -> list[Any]:
+        """Contents, with their ids, go to a segment, and are durable there before the rows that say where."""
+        flat: list[Any] = []
+        places = self.segments.write([content for _, content in contents])
+        for (key, content), place in zip(contents, places, strict=True):
+            flat += (key, rows.checksum(key, content), *place)
+        return flat
 
     def _content_row(self, message: Message) -> tuple[int, int, int | None, bytes | None]:
         content = message.content
@@ -191,12 +223,15 @@ class Store:
                 db.execute(table.insert[size], flat[at : at + values])
                 at += values
 
-    def _delete(self, table: _Table, ids: list[int]) -> None:
+    def _delete(self, table: _Table, ids: list[int]) -> list[Any]:
+        """Returns what the table's `returning` says of the rows that were there."""
         db, at, end = self.db, 0, len(ids)
+        found: list[Any] = []
         for size in CHUNKS:
             while end - at >= size:
-                db.execute(table.delete[size], ids[at : at + size])
+                found += db.execute(table.delete[size], ids[at : at + size]).fetchall()
                 at += size
+        return found
 
     def remove(self, ids: list[int]) -> None:
         """Messages out of all tables, inside a transaction of the caller's."""
@@ -204,6 +239,8 @@ class Store:
         self._delete(_MESSAGE, ids)
         self._delete(_RECIPIENT, ids)
         self._delete(_CONTENT, ids)
+        if self.segments.rows:
+            self.segments.leave(self._delete(_EXTENT, ids))
 
     # Settling
 
@@ -293,8 +330,8 @@ class Store:
     # Trouble
 
     def free_bytes(self) -> int:
-        """Room for content: free on the disk for us, and free inside the database; less what the database will still
-        grow when the log is copied into it. Raises QueueError."""
+        """Room for content: free on the disk for us, free inside the database, and what the segments could give back;
+        less what the database will still grow when the log is copied into it. Raises QueueError."""
         try:
             disk = os.statvfs(self.spool)
             size = database(self.spool).stat().st_size
@@ -303,13 +340,14 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise failure(error, str(self.spool)) from error
         growth = max(0, pages * PAGE_SIZE_BYTES - size)
-        return int(disk.f_bavail * disk.f_frsize + unused * PAGE_SIZE_BYTES - growth)
+        return int(disk.f_bavail * disk.f_frsize + unused * PAGE_SIZE_BYTES - growth) + self.segments.spare
 
     def make_room(self) -> None:
-        """On a full disk: spare files go, and the log is copied into the database, as far as that goes, so that its
+        """On a full disk: spare files and free pages of segments go, and the log is copied into the database, as far as that goes, so that its
         blocks are written again from the first. What cannot be copied stays in the log, and is copied later."""
         try:
             self.files.drop_spares()
+            self.segments.give_back()
             self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         except (sqlite3.Error, OSError, StoreBroken):
             return  # the commit that follows says what is the matter
@@ -327,6 +365,7 @@ class Store:
             busy, _, _ = self.db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             if busy:
                 raise StoreBroken(f"{database(self.spool)}: a reader keeps the log from being copied")
+            self._load_segments()
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise failure(error, str(database(self.spool))) from error

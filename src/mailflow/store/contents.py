@@ -1,0 +1,142 @@
+"""Reading contents back: from the database, a segment, or a content file; each checked against its id (wish 82).
+
+`read` gives the contents of some messages, `extents` what is in the segments. Both work on any connection, beside a
+running server too. A content that its message left while we read, so that other bytes are in its place already, is not
+damaged but gone: when the checksum fails, its row is looked up again, and only bytes whose row is still there are
+damaged. What this module does not do: writing, repairing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mailflow.envelope import Content, ContentFile
+from mailflow.errors import QueueDamaged, QueueError
+from mailflow.ids import format_id
+from mailflow.store import rows
+from mailflow.store.extents import PAGE_BYTES
+from mailflow.store.segments import segment_path
+
+READ_BYTES = 1024 * 1024
+"""A content file is checked in pieces of this size."""
+LISTED_EXTENTS = 10_000
+"""Extents read in one transaction."""
+
+
+class StoredExtent(NamedTuple):
+    """Where a message's content is in the segments, as its row says."""
+
+    id: int
+    crc: int
+    segment: int
+    page: int
+    """The first, of `extents.PAGE_BYTES` each."""
+    size: int
+    """Bytes."""
+
+
+def read(db: sqlite3.Connection, spool: Path, ids: Sequence[int]) -> dict[int, Content | QueueError]:
+    """The contents of messages, or the error instead of each: QueueDamaged, or QueueError: it is not in the queue.
+
+    Raises sqlite3.Error when the database cannot be read.
+    """
+    result: dict[int, Content | QueueError] = {
+        key: QueueError(f"message {format_id(key)} is not in the queue") for key in ids
+    }
+    asked = json.dumps(list(ids))
+    sql = "SELECT id, crc, file, data FROM content WHERE id IN (SELECT value FROM json_each(?))"
+    for key, crc, file, data in db.execute(sql, (asked,)).fetchall():
+        try:
+            result[key] = _check_bytes(key, crc, data) if file is None else _check_file(db, spool, key, crc, file)
+        except QueueError as error:
+            result[key] = error
+    sql = (
+        "SELECT id, crc, segment, page, size FROM extent WHERE id IN (SELECT value FROM json_each(?))"
+        " ORDER BY segment, page"
+    )
+    result.update(_read_extents(db, spool, [StoredExtent(*row) for row in db.execute(sql, (asked,)).fetchall()]))
+    return result
+
+
+def extents(db: sqlite3.Connection, segment: int | None = None) -> Iterator[StoredExtent]:
+    """What is in a segment, or in all, by message id; many short transactions, as a listing. Raises sqlite3.Error."""
+    sql = (
+        "SELECT id, crc, segment, page, size FROM extent WHERE id > ?1 AND (?2 IS NULL OR segment = ?2)"
+        " ORDER BY id LIMIT ?3"
+    )
+    last = -1
+    while found := db.execute(sql, (last, segment, LISTED_EXTENTS)).fetchall():
+        yield from map(StoredExtent._make, found)
+        last = found[-1][0]
+
+
+def _read_extents(
+    db: sqlite3.Connection, spool: Path, places: list[StoredExtent]
+) -> Iterator[tuple[int, Content | QueueError]]:
+    """The contents of extents, which come by segment."""
+    number, fd = -1, -1
+    try:
+        for place in places:
+            if place.segment != number:
+                if fd >= 0:
+                    os.close(fd)
+                number, fd = place.segment, _open(segment_path(spool, place.segment))
+            yield place.id, _read_extent(db, spool, place, fd)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _open(path: Path) -> int:
+    """The file, or -1: what is missing is damaged or gone, which its reader finds out."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return -1
+
+
+def _read_extent(db: sqlite3.Connection, spool: Path, place: StoredExtent, fd: int) -> bytes | QueueError:
+    trouble = "does not match its checksum"
+    try:
+        data = os.pread(fd, place.size, place.page * PAGE_BYTES)
+        if rows.checksum(place.id, data) == place.crc:
+            return data
+    except (OSError, OverflowError, ValueError) as error:  # the last two: a row that makes no sense
+        trouble = f"cannot be read: {error}"
+    sql = "SELECT id, crc, segment, page, size FROM extent WHERE id = ?"
+    if db.execute(sql, (place.id,)).fetchone() != place:  # read anew: its message may have left meanwhile
+        return QueueError(f"message {format_id(place.id)} is not in the queue any more")
+    where = f"{segment_path(spool, place.segment)}, page {place.page}, {place.size} bytes"
+    return _damaged(place.id, f"{trouble}: {where}")
+
+
+def _damaged(id: int, what: str) -> QueueDamaged:
+    return QueueDamaged(f"content of message {format_id(id)} {what}")
+
+
+def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
+    if data is None or rows.checksum(id, data) != crc:
+        raise _damaged(id, "does not match its checksum")
+    return data
+
+
+def _check_file(db: sqlite3.Connection, spool: Path, id: int, crc: int, file: int) -> ContentFile:
+    """A content file, read through once; behind the message's end a file may have bytes of an earlier one."""
+    row = db.execute("SELECT size FROM message WHERE id = ?", (id,)).fetchone()
+    path, left, value = spool / "content" / f"{file:08}", row[0] if row else 0, rows.checksum(id, b"")
+    size = left
+    try:
+        with path.open("rb", buffering=0) as stream:
+            while left and (piece := stream.read(min(left, READ_BYTES))):
+                value = rows.checksum(id, piece, value)
+                left -= len(piece)
+    except OSError as error:
+        raise _damaged(id, f"cannot be read: {path}: {error.strerror}") from error
+    if left or value != crc:
+        raise _damaged(id, f"does not match its checksum: {path}")
+    return ContentFile(path, size)
