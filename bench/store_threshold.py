@@ -1,10 +1,11 @@
-"""From which size on a content is better in a file of its own than in the database.
+"""From which size on a content is better in a segment than in the database, and in a file of its own than in a segment.
 
-Usage: python bench/store_threshold.py [--seconds 2] [--spool DIR]
+Usage: python bench/store_threshold.py [--seconds 2] [--clients 4 20 100] [--smallest 2] [--largest 2048] [--spool DIR]
 
-For each size, four clients in turn enqueue a message and settle it when it is durable: once as bytes (in the database),
-once through `Queue.spill` (in a recycled content file). Printed: MB/s and CPU ms per message for both, and the
-memory that one such message takes while it arrives. The setting content_file_threshold follows from this table.
+For each size in KiB, so many clients enqueue a message each, and settle it when it is durable: as bytes that go to the
+database or to a segment, or through `Queue.spill` to a recycled content file. Printed for each: messages a second,
+and CPU of the process and written bytes per message. The settings segment_threshold and content_file_threshold follow
+from this table.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import uvloop
 
 from mailflow.envelope import Content, Message, Peer, Recipient
 from mailflow.queue import Queue, QueueSettings, Settlement
-from mailflow.store.spill import BUFFER_BYTES
 
-CLIENTS = 4
+NEVER = 2**40
+WAYS = {"database": NEVER, "segment": 0, "file": NEVER}
+"""Where a content goes, and the segment_threshold that has it go there."""
 READ_BYTES = 64 * 1024
 """How much of a message one read from the network brings."""
 
@@ -64,35 +66,51 @@ async def client(queue: Queue, body: bytes, end: float, *, file: bool) -> int:
     return count
 
 
-async def measure(spool: Path, size: int, seconds: float, *, file: bool) -> tuple[float, float]:
-    queue = await Queue.open(spool, QueueSettings())
+def written() -> int:
+    """Bytes that this process has caused to be written to disks, log and checkpoints included."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("write_bytes")).split()[1])
+
+
+async def measure(spool: Path, size: int, clients: int, seconds: float, way: str) -> str:
+    queue = await Queue.open(spool, QueueSettings(segment_threshold=WAYS[way]))
     body = os.urandom(size)
+    file = way == "file"
     await client(queue, body, time.perf_counter() + seconds / 4, file=file)  # the files get their size
-    wall, cpu = time.perf_counter(), time.process_time()
-    counts = await asyncio.gather(*(client(queue, body, wall + seconds, file=file) for _ in range(CLIENTS)))
+    wall, cpu, disk = time.perf_counter(), time.process_time(), written()
+    counts = await asyncio.gather(*(client(queue, body, wall + seconds, file=file) for _ in range(clients)))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    count, disk = sum(counts), written() - disk
     await queue.close()
     shutil.rmtree(spool)
-    return sum(counts) * size / wall / 1e6, cpu / sum(counts) * 1e3
+    return f"{count / wall:8,.0f} {cpu / count * 1e6:8,.0f} {disk / count / 1024:8,.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--clients", type=int, nargs="+", default=[4, 20, 100])
+    parser.add_argument("--smallest", type=int, default=2, help="KiB")
+    parser.add_argument("--largest", type=int, default=2048, help="KiB")
     parser.add_argument("--spool", type=Path, help="a folder on the disk to be measured; default: a temporary one")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.spool))
     print(
-        f"{'KiB':>6} | {'database MB/s':>13} {'CPU ms':>7} {'KiB held':>8} | {'file MB/s':>9} {'CPU ms':>7} {'KiB held':>8}"
+        f"{'KiB':>6} {'clients':>8}"
+        + "".join(f" | {way + ': /s':>16} CPU us  KiB out" for way in WAYS).replace("  ", " ")
     )
-    for size in (65_536 << n for n in range(8)):
-        blob = uvloop.run(measure(folder / "spool", size, options.seconds, file=False))
-        file = uvloop.run(measure(folder / "spool", size, options.seconds, file=True))
-        held = min(size, BUFFER_BYTES * 2) >> 10
-        print(
-            f"{size >> 10:6} | {blob[0]:13.0f} {blob[1]:7.2f} {size >> 10:8} | {file[0]:9.0f} {file[1]:7.2f} {held:8}",
-            flush=True,
-        )
+    size = options.smallest
+    while size <= options.largest:
+        for clients in options.clients:
+            if clients * size > 48 * 1024:
+                continue  # more than write_buffer lets wait
+            found = [
+                uvloop.run(measure(folder / "spool", size << 10, clients, options.seconds, way))
+                for way in WAYS
+                if way != "file" or size >= 64
+            ]
+            print(f"{size:6} {clients:8} | " + " | ".join(found), flush=True)
+        size *= 2
     shutil.rmtree(folder)
 
 

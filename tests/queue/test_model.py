@@ -42,7 +42,9 @@ class QueueModel(RuleBasedStateMachine):
         return self.folder / str(self.generation)
 
     def open(self) -> None:
-        self.queue: Queue = self.runner.run(Queue.open(self.spool, QueueSettings(), now=lambda: NOW))
+        self.queue: Queue = self.runner.run(
+            Queue.open(self.spool, QueueSettings(segment_threshold=25), now=lambda: NOW)
+        )
 
     def teardown(self) -> None:
         self.runner.run(self.queue.close())
@@ -57,7 +59,7 @@ class QueueModel(RuleBasedStateMachine):
     def fresh(self, to: list[str], due: float) -> Message:
         number = self.queue.new_id()
         assert number not in self.contents, "an id came twice"
-        self.contents[number] = content = str(number).encode() * (number % 5)
+        self.contents[number] = content = str(number).encode() * (number % 5) * (1 + number % 3 * 100)
         recipients = [Recipient(i, f"r{i}", d, due=due) for i, d in enumerate(to)]
         return Message(number, "s", recipients, content, arrived=1.0, size=len(content), peer=Peer())
 

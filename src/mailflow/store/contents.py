@@ -19,7 +19,7 @@ from mailflow.envelope import Content, ContentFile
 from mailflow.errors import QueueDamaged, QueueError
 from mailflow.ids import format_id
 from mailflow.store import rows
-from mailflow.store.extents import PAGE_BYTES
+from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.segments import segment_path
 
 READ_BYTES = 1024 * 1024
@@ -103,7 +103,7 @@ def _open(path: Path) -> int:
 def _read_extent(db: sqlite3.Connection, spool: Path, place: StoredExtent, fd: int) -> bytes | QueueError:
     trouble = "does not match its checksum"
     try:
-        data = os.pread(fd, place.size, place.page * PAGE_BYTES)
+        data = os.pread(fd, min(place.size, SEGMENT_BYTES), place.page * PAGE_BYTES)
         if rows.checksum(place.id, data) == place.crc:
             return data
     except (OSError, OverflowError, ValueError) as error:  # the last two: a row that makes no sense

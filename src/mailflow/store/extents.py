@@ -19,12 +19,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 PAGE_BYTES = 4096
 """The block of nearly every file system and the page of the page cache: whole pages are written, none is read first."""
 SEGMENT_PAGES = 16_384
-"""64 MiB; the largest extent."""
+SEGMENT_BYTES = SEGMENT_PAGES * PAGE_BYTES
+"""64 MiB; also the largest extent."""
 SEGMENTS = 65_536
 """At most so many (4 TiB)."""
 GROW_PAGES = 256
@@ -34,7 +36,8 @@ GIVE_BACK_PAGES = 16
 
 FREE, USED, HOLE = b"\0", b"\1", b"\2"
 _OPEN = bytes.maketrans(HOLE, FREE)
-_FREE_RUNS = re.compile(rb"\0{%d,}" % GIVE_BACK_PAGES)
+_GIVE_BACK = FREE * GIVE_BACK_PAGES
+_FREE_RUN = re.compile(rb"\0+")
 _UNKNOWN = 255
 """A bound: the longest run may have this many pages or more."""
 
@@ -143,16 +146,29 @@ class ExtentMap:
         """USED pages of a segment."""
         return self._maps[segment].count(USED)
 
-    def free_runs(self, segment: int) -> Iterator[Extent]:
-        """The runs of FREE pages that are long enough to be given back."""
-        if self._free[segment]:
-            for run in _FREE_RUNS.finditer(bytes(self._maps[segment])):
-                yield Extent(segment, run.start(), run.end() - run.start())
+    def free_runs(self, limit: int) -> list[Extent]:
+        """Some runs of FREE pages that are long enough to be given back, all of one segment; none when there are none.
+
+        The last segment that has any comes first, for the first segments are the first to be used again.
+        """
+        for segment in range(len(self._maps) - 1, -1, -1):
+            if self._free[segment] >= GIVE_BACK_PAGES:
+                runs = list(islice(self._runs(segment), limit))
+                if runs:
+                    return runs
+                self._free[segment] = GIVE_BACK_PAGES - 1
+        return []
+
+    def _runs(self, segment: int) -> Iterator[Extent]:
+        pages, page = self._maps[segment], 0
+        while (page := pages.find(_GIVE_BACK, page)) >= 0:
+            run = _FREE_RUN.match(pages, page)
+            yield Extent(segment, page, (end := run.end() if run else page) - page)
+            page = end
 
     def returnable(self) -> int:
         """FREE pages in runs that are long enough to be given back; less than that by the runs' last few pages."""
-        window = bytes(GIVE_BACK_PAGES)
-        return sum(self._maps[s].count(window) for s in _candidates(self._free, GIVE_BACK_PAGES)) * GIVE_BACK_PAGES
+        return sum(self._maps[s].count(_GIVE_BACK) for s in _candidates(self._free, GIVE_BACK_PAGES)) * GIVE_BACK_PAGES
 
     def give_back(self, run: Extent) -> None:
         """The blocks of these FREE pages have gone: they are HOLEs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from functools import cache
 from typing import Any
@@ -26,7 +27,7 @@ def punch_hole(fd: int, start: int, size: int) -> None:
     """Makes `size` bytes at `start` a hole that reads as zeros. Raises OSError (EOPNOTSUPP: the file system cannot)."""
     function = _fallocate()
     if function is None:
-        raise OSError(95, "fallocate is missing")
+        raise OSError(errno.EOPNOTSUPP, "fallocate is missing")
     if function(fd, KEEP_SIZE | PUNCH_HOLE, start, size):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

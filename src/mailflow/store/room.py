@@ -20,6 +20,8 @@ BATCH_BYTES = 64 * 1024
 """Each commit writes the pages that it touches to the log, whole, however little changed in them."""
 GROW_BYTES = GROW_PAGES * PAGE_BYTES
 """A segment file may be given so much more than what is needed at once."""
+SEGMENT_BATCH = 4
+"""Contents go to a segment when a batch has this many thresholds of them: less is not worth the segment's own sync."""
 COPIES = 2
 """The log's, and the database's once the log is copied."""
 
@@ -31,12 +33,12 @@ def weight(message: Message) -> int:
 
 
 def need(message: Message, segment_threshold: int) -> int:
-    """Bytes of the disk that a message will take at most: what goes to a segment is written once."""
+    """Bytes of the disk that a message will take at most; what goes to a segment for certain is written once."""
     rows = COPIES * ROW_BYTES * (1 + len(message.recipients))
     content = message.content
     if type(content) is not bytes:
         return rows
-    if len(content) >= segment_threshold:
+    if len(content) >= SEGMENT_BATCH * segment_threshold:
         return rows + pages_for(len(content)) * PAGE_BYTES
     return rows + COPIES * len(content)
 

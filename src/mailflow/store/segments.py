@@ -16,10 +16,10 @@ For one thread, the writer's. What this does not do: reading (`contents.py`), ch
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from mailflow.store.holes import punch_hole
 
 SPARE_BYTES = 128 * 2**20
 """So much free space keeps its blocks for the next contents."""
-GIVE_BACK_RUNS = 16
+GIVE_BACK_RUNS = 64
 """Runs of free pages that are given back with one commit, at most."""
 OPEN_SEGMENTS = 16
 """Files kept open; a batch rarely touches more than one."""
@@ -51,8 +51,9 @@ def segment_path(spool: Path, segment: int) -> Path:
 class Segments:
     """The segment files of one spool, for its writer."""
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, *, spare_bytes: int = SPARE_BYTES) -> None:
         self.spool = spool
+        self._spare_bytes = spare_bytes
         self.rows = 0
         """Contents in segments."""
         self.tight = False
@@ -62,7 +63,6 @@ class Segments:
         self._leaving: list[Row] = []
         self._files: dict[int, int] = {}
         self._new_name = False
-        self._cursor = 0
         self._can_punch = True
 
     def __repr__(self) -> str:
@@ -130,8 +130,8 @@ class Segments:
         for segment, page, size in self._leaving:
             self._map.release(Extent(segment, page, pages_for(size)))
         self._leaving.clear()
-        if self._map.free * PAGE_BYTES > SPARE_BYTES:
-            self.give_back(GIVE_BACK_RUNS)
+        if self._map.free * PAGE_BYTES > self._spare_bytes:
+            self._give_back_some()
 
     def undone(self) -> None:
         """The transaction was not committed: what it wrote is free, what it deleted is used still."""
@@ -147,30 +147,28 @@ class Segments:
         """Bytes that `give_back` could give to the disk."""
         return self._map.returnable() * PAGE_BYTES if self._can_punch else 0
 
-    def give_back(self, runs: int | None = None) -> int:
-        """Gives the blocks of free pages back to the disk: `runs` runs of one segment, or all there are.
+    def give_back(self) -> int:
+        """Gives the blocks of all free pages back to the disk, but for runs of less than 64 KiB. Returns the bytes.
 
-        Returns the bytes. Where the file system cannot, nothing happens; the pages are used again all the same.
+        Where the file system cannot, nothing happens; the pages are used again all the same.
         """
         given = 0
-        for _ in range(len(self._map) if runs is None else 1):
-            self._cursor = (self._cursor or len(self._map)) - 1  # from the last, for the first are used first
-            if self._can_punch and self._cursor >= 0:
-                given += self._punch(self._cursor, runs)
-        while self._map.drop_last():
-            self._remove(len(self._map))
+        while part := self._give_back_some():
+            given += part
         return given
 
-    def _punch(self, segment: int, runs: int | None) -> int:
+    def _give_back_some(self) -> int:
         given = 0
-        for run in islice(self._map.free_runs(segment), runs):
+        for run in self._map.free_runs(GIVE_BACK_RUNS) if self._can_punch else ():
             try:
-                punch_hole(self._file(segment), run.page * PAGE_BYTES, run.pages * PAGE_BYTES)
+                punch_hole(self._file(run.segment), run.page * PAGE_BYTES, run.pages * PAGE_BYTES)
             except OSError:
                 self._can_punch = False
                 break
             self._map.give_back(run)
             given += run.pages * PAGE_BYTES
+        while self._map.drop_last():
+            self._remove(len(self._map))
         return given
 
     def _remove(self, segment: int) -> None:
@@ -211,6 +209,8 @@ class Segments:
         try:
             os.posix_fallocate(self._file(run.segment), *place)
         except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):  # without a reservation, writing finds out
+                return None
             with suppress(OSError):
                 punch_hole(self._file(run.segment), *place)  # those that were there
             return error

@@ -25,8 +25,9 @@ from mailflow.envelope import HELD, ContentFile, Message, Recipient
 from mailflow.errors import QueueError
 from mailflow.store import rows
 from mailflow.store.content import ContentFiles, sync_folder
-from mailflow.store.extents import PAGE_BYTES, SEGMENT_PAGES
+from mailflow.store.extents import SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
+from mailflow.store.room import SEGMENT_BATCH
 from mailflow.store.schema import PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
@@ -40,10 +41,6 @@ ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
-
-
-SEGMENT_BYTES = SEGMENT_PAGES * PAGE_BYTES
-"""No content above this goes to a segment."""
 
 
 class _Table:
@@ -177,6 +174,7 @@ class Store:
         recipients: list[Any] = []
         contents: list[Any] = []
         large: list[tuple[int, bytes]] = []
+        size = 0
         threshold = self.segment_threshold
         most = CHUNKS[0] * _RECIPIENT.width
         for message in messages:
@@ -184,6 +182,7 @@ class Store:
             content = message.content
             if isinstance(content, bytes) and threshold <= len(content) <= SEGMENT_BYTES:
                 large.append((message.id, content))
+                size += len(content)
             else:
                 contents += self._content_row(message)
             for first in range(0, len(message.recipients), CHUNKS[0]):
@@ -193,9 +192,12 @@ class Store:
                     recipients = []
         self._insert(_MESSAGE, envelopes)
         self._insert(_RECIPIENT, recipients)
-        self._insert(_CONTENT, contents)
-        if large:
+        if size >= SEGMENT_BATCH * threshold:
             self._insert(_EXTENT, self._extent_rows(large))
+        else:
+            for key, content in large:
+                contents += (key, rows.checksum(key, content), None, content)
+        self._insert(_CONTENT, contents)
 
     def _extent_rows(self, contents: list[tuple[int, bytes]]) -> list[Any]:
         """Contents, with their ids, go to a segment, and are durable there before the rows that say where."""
