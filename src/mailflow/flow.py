@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from mailflow.backlog import Backlog
@@ -36,12 +36,13 @@ from mailflow.intake import Budget, Incoming
 from mailflow.journal import Journal
 from mailflow.loader import Loader
 from mailflow.queue import Queue, Settlement
+from mailflow.queuetime import QueueTime
 from mailflow.report import Action, DeliveryReport
 from mailflow.scheduler import Feedback, Job, Lane, Scheduler
 from mailflow.settle import Conclusion, RetryPolicy, conclude
 from mailflow.smtp.reply import Reply, reply
 
-_GOOD, _NEW, _DELAYED, _WELL = Feedback.GOOD, Lane.NEW, Action.DELAYED, SiteHealth.GOOD
+_GOOD, _NEW, _DEFERRED, _DELAYED, _WELL = Feedback.GOOD, Lane.NEW, Lane.DEFERRED, Action.DELAYED, SiteHealth.GOOD
 """Constants, because looking a member up in its Enum costs more than comparing it."""
 _FEEDBACK = {health: Feedback[health.name] for health in SiteHealth}
 _NO_ROOM = reply(*QueueFull.reply)
@@ -88,8 +89,14 @@ class Flow:
         self._deliver = deliver
         self._queue, self._scheduler, self._journal = parts.queue, parts.scheduler, parts.journal
         self._now, self._clock = parts.now, parts.clock
+        self._time = QueueTime(parts.now, parts.clock, self._clock_was_set)
+        self._policy = parts.policy
         self._backlog = Backlog()
-        self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._loaded, parts.now, parts.clock)
+        self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._room, self._loaded, self._time)
+        self._many = 2 * parts.scheduler.settings.max_window * parts.recipients_per_delivery
+        """Recipients of one message for one destination in memory, about: what is under way, and as many again."""
+        self._crowds: dict[str, int] = {}
+        """Destinations with such a message, and which."""
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
         self._withdrawn: set[int] = set()
@@ -110,7 +117,8 @@ class Flow:
     async def start(self) -> None:
         """Takes up what an earlier run left in the queue: everything undone is in the backlog."""
         for destination, _count, due in await self._queue.destinations(None):
-            self._backlog.note(destination, due)
+            self._backlog.note(destination, _NEW, due)
+            self._backlog.note(destination, _DEFERRED, due)
         self.pump()
 
     async def close(self, grace: float) -> None:
@@ -166,14 +174,15 @@ class Flow:
             message, recipients = self._known(message)
         else:
             self._keep_content(message)
-        if len(recipients) == 1:  # by far the most
-            self._admit_group(message, recipients)
+        if len(recipients) == 1 and not self._backlog.sites and self._scheduler.admits(recipients[0].destination):
+            self._add(message, recipients, _NEW)  # by far the most
             return
         groups: dict[str, list[Recipient]] = {}
         for recipient in recipients:
             groups.setdefault(recipient.destination, []).append(recipient)
-        for group in groups.values():
-            self._admit_group(message, group)
+        left = [r for group in groups.values() for r in self._admit_group(message, group)]
+        if left:
+            self._let_go(message, left)
 
     def _known(self, message: Message) -> tuple[Message, list[Recipient]]:
         """A slice from disk showed the new message before its commit was told: its object in memory, and the
@@ -184,15 +193,22 @@ class Flow:
         known.recipients = known.recipients + missing
         return known, missing
 
-    def _admit_group(self, message: Message, recipients: list[Recipient]) -> None:
-        """The recipients of a new message that go to one destination."""
+    def _admit_group(self, message: Message, recipients: list[Recipient]) -> list[Recipient] | tuple[()]:
+        """The recipients of a new message that go to one destination. Returns those that stay on disk for now."""
         destination = recipients[0].destination
-        behind = self._backlog.sites and self._backlog.has_fresh(destination)
-        if not behind and self._scheduler.admits(destination):
+        behind = self._backlog.sites and self._backlog.has_overflow(destination)
+        if behind or not self._scheduler.admits(destination):
+            due = min(recipients[0].due, self._time.now())
+            self._backlog.note(destination, _NEW, due, overflow=len(recipients))
+            return recipients
+        if len(recipients) <= self._many:
             self._add(message, recipients, _NEW)
-        else:
-            self._backlog.note(destination, recipients[0].due, fresh=True)
-            self._let_go(message, recipients)
+            return ()
+        # The rest follows in slices (wish 37). What comes later need not wait behind it.
+        self._crowds[destination] = message.id
+        self._backlog.note(destination, _NEW, min(recipients[0].due, self._time.now()))
+        self._add(message, recipients[: self._many], _NEW)
+        return recipients[self._many :]
 
     def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
         self._active[message.id] = message
@@ -204,18 +220,55 @@ class Flow:
             delivery = Delivery(message, some, transport, next_hop, b"", clock)
             self._scheduler.add(Job(destination, lane, message.id, len(some), delivery), clock, first=first)
 
-    def _loaded(self, _destination: str, messages: list[Message]) -> None:
+    def _loaded(self, lane: Lane, messages: list[Message]) -> None:
         """A slice came from disk: what is not in memory already becomes jobs."""
         for found in messages:
             message = self._active.get(found.id, found)
-            if message is not found:
-                known = {r.number for r in message.recipients}
-                found.recipients = [r for r in found.recipients if r.number not in known]
-                # a new list: the old one may be the list of a delivery under way
-                message.recipients = message.recipients + found.recipients
+            if message is found:
+                self._restore(found, lane)
+                continue
+            known = {r.number for r in message.recipients}
+            found.recipients = [r for r in found.recipients if r.number not in known]
+            # a new list: the old one may be the list of a delivery under way
+            message.recipients = message.recipients + found.recipients
             if found.recipients:
-                self._add(message, found.recipients, Lane.DEFERRED if found.recipients[0].attempts else Lane.NEW)
+                self._add(message, found.recipients, lane)
+                if len(message.recipients) >= self._many:
+                    self._crowds[found.recipients[0].destination] = message.id
         self.pump()
+
+    def _room(self, destination: str, lane: Lane) -> int:
+        """How many jobs of this destination the loader may fetch."""
+        if self._crowds and self._is_crowded(destination):
+            return 0
+        return self._scheduler.room(destination, lane)
+
+    def _restore(self, message: Message, lane: Lane) -> None:
+        """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
+        recipients = message.recipients
+        if lane is _DEFERRED and recipients:
+            self._add(message, recipients, lane)
+            return
+        step, clock = self.parts.recipients_per_delivery, self._clock()
+        for start in range(0, len(recipients), step):
+            self._active[message.id] = message
+            some = recipients[start : start + step]
+            delivery = Delivery(message, some, some[0].transport, some[0].next_hop, b"", clock)
+            self._scheduler.restore(Job(some[0].destination, lane, message.id, len(some), delivery), clock)
+
+    def _is_crowded(self, destination: str) -> bool:
+        """Whether a message with very many recipients there has enough of them in memory."""
+        message = self._active.get(self._crowds.get(destination, 0))
+        if message is not None and len(message.recipients) >= self._many:
+            return sum(r.destination == destination for r in message.recipients) >= self._many
+        self._crowds.pop(destination, None)
+        return False
+
+    def _make_room(self, destination: str) -> None:
+        """Recipients have left memory: the next ones may come (before the last have gone, wish 37)."""
+        for lane in Lane:
+            if self._room(destination, lane):
+                self._backlog.unblock(destination, lane)
 
     def pump(self) -> None:
         """Starts everything that may start now. Called after each commit, each outcome, and by the timer."""
@@ -238,7 +291,7 @@ class Flow:
         """One timer for the flow: the earlier of what the scheduler (`at`) and the backlog wait for."""
         due = self._backlog.deadline()
         if due is not None:
-            due = clock + max(0.001, due - self._now())
+            due = clock + max(0.001, due - self._time.now())
             at = due if at is None else min(at, due)
         if at is None or (self._timer is not None and self._timer_at <= at):
             return  # one that rings too early costs less than setting it anew each time
@@ -282,8 +335,10 @@ class Flow:
         """An agent is done: what follows, and whose turn is it now?"""
         job: Job = delivery.job  # type: ignore[assignment]
         clock = self._clock()
-        conclusion = conclude(delivery, self.parts.policy, self._now(), clock)
         state = health(delivery)
+        if state is not _WELL:
+            self._time.look()  # before waits are reckoned
+        conclusion = conclude(delivery, self._policy, self._now(), clock)
         feedback = _GOOD if state is _WELL else _FEEDBACK[state]
         self._scheduler.report(job, feedback, clock)
         if conclusion.returned:
@@ -292,8 +347,8 @@ class Flow:
             self._settle(delivery, conclusion)
         if feedback is not _GOOD and self._scheduler.is_dead(job.destination):
             self._suspend(job.destination, delivery)
-        if self._backlog.sites and self._scheduler.admits(job.destination, Lane.DEFERRED):
-            self._backlog.unblock(job.destination)
+        if self._backlog.sites:
+            self._make_room(job.destination)
         self.pump()
 
     def _take_back(self, message: Message, recipients: list[Recipient], lane: Lane) -> None:
@@ -302,7 +357,7 @@ class Flow:
             self._add(message, recipients, lane, first=True)
         else:  # the disk knows what shall be
             self._drop(message, recipients)
-            self._backlog.note(recipients[0].destination, self._now())
+            self._backlog.note(recipients[0].destination, lane, self._time.now())
 
     def _settle(self, delivery: Delivery, conclusion: Conclusion) -> None:
         """Logs what became of each recipient and hands the consequences to the queue."""
@@ -333,7 +388,7 @@ class Flow:
             self._unsettled(settlement, error)
             return
         for recipient in settlement.deferred:
-            self._backlog.note(recipient.destination, recipient.due)
+            self._backlog.note(recipient.destination, _DEFERRED, recipient.due)
         for bounce in settlement.new:
             self._journal.queued(bounce, 0.0)
             self._admit(bounce)
@@ -346,9 +401,10 @@ class Flow:
         message = settlement.message
         message.remaining += len(settlement.done)
         self._journal.unsettled(message, str(error))
-        later = self._now() + self.parts.policy.longest_wait
+        later = self._time.now() + self._policy.longest_wait
         for recipient in settlement.done + settlement.deferred:
-            self._backlog.note(recipient.destination, later)
+            for lane in Lane:
+                self._backlog.note(recipient.destination, lane, later)
 
     def _drop(self, message: Message, recipients: list[Recipient]) -> None:
         """Takes recipients out of memory that were attempted or are held: a slice under way may show them as they were."""
@@ -397,7 +453,7 @@ class Flow:
             delivery: Delivery = jobs.popleft().payload
             delivery.fail(fact)
             delivery.started = delivery.connected = self._clock()
-            self._settle(delivery, conclude(delivery, self.parts.policy, self._now(), self._clock()))
+            self._settle(delivery, conclude(delivery, self._policy, self._now(), self._clock()))
         if jobs:
             asyncio.get_running_loop().call_soon(self._give_up, jobs, fact)
 
@@ -416,7 +472,13 @@ class Flow:
         """Mail for this destination on disk may be due now; `probe`: also if it is taken for dead."""
         if probe:
             self._scheduler.wake(destination, self._clock())
-        self._backlog.wake(destination, self._now())
+        self._backlog.wake(destination, self._time.now())
+
+    def _clock_was_set(self, by: float) -> None:
+        """The wall clock leapt. What waits, waits as long as it would have: due times stay in the time before."""
+        self._journal.clock_set(by)
+        self._queue.skew = self._time.skew
+        self._policy = replace(self.parts.policy, skew=self._time.skew)
 
     def __repr__(self) -> str:
         return f"<Flow active={len(self._active)} {self._scheduler!r} {self._backlog!r}>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from mailflow.envelope import Message
 from mailflow.observe.log import EventLog, Level
 from mailflow.report import Action, DeliveryReport, HostAttempt
+from mailflow.setting import format_duration
 
 _RELAYED, _DELIVERED = Action.RELAYED, Action.DELIVERED
 """Constants, because looking a member up in its Enum costs more than comparing it."""
@@ -90,6 +91,12 @@ class Journal:
     def removed(self, message: Message, why: str = "done") -> None:
         """The last recipient has left the queue."""
         self._event("removed", id=message.queue_id, reason=why)
+
+    def clock_set(self, seconds: float) -> None:
+        """The machine's clock was set while we ran."""
+        way = "forward" if seconds > 0 else "back"
+        reason = f"the clock was set {way} by {format_duration(abs(round(seconds)))}; waiting mail keeps its waits"
+        self._event("warning", Level.WARNING, reason=reason)
 
     def attempts(self, message: Message, hosts: list[HostAttempt], *, decided: bool) -> None:
         """The hosts contacted for one delivery; `decided`: the last of them took it, which `outcome` says too."""

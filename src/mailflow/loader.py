@@ -1,6 +1,6 @@
 """Fetching from disk what is due and was not in memory: after a start, a deferral, or when there was no room.
 
-`Loader` asks the `Backlog` which destination is next, the `Scheduler` whether it has room, and the `Queue` for a
+`Loader` asks the `Backlog` which destination is next, `room` whether there is any for it in memory, and the `Queue` for a
 slice; what comes is handed to `take`. At most `LOADS` slices are on their way at a time.
 
 One danger has to be excluded here: a recipient that was delivered while a slice with it was being read must not be
@@ -14,9 +14,10 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from mailflow.backlog import Backlog
+from mailflow.backlog import NEVER, Backlog, LoadRequest
 from mailflow.envelope import Message
 from mailflow.queue import Queue, Slice
+from mailflow.queuetime import QueueTime
 from mailflow.scheduler import Lane, Scheduler
 
 LOADS = 4
@@ -41,14 +42,14 @@ class Loader:
         queue: Queue,
         backlog: Backlog,
         scheduler: Scheduler,
-        take: Callable[[str, list[Message]], None],
-        now: Callable[[], float],
-        clock: Callable[[], float],
+        room: Callable[[str, Lane], int],
+        take: Callable[[Lane, list[Message]], None],
+        time: QueueTime,
     ) -> None:
-        """`take(destination, messages)` is given what was loaded, the messages with that destination's recipients;
-        `now` is in seconds since 1970, `clock` the scheduler's."""
+        """`room(destination, lane)` says how many jobs may come; `take(lane, messages)` is given what was loaded, the
+        messages with one destination's recipients."""
         self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
-        self._take, self._now, self._clock = take, now, clock
+        self._room, self._take, self._time = room, take, time
         self._loads: dict[asyncio.Future[Slice], set[tuple[int, int]]] = {}
         """The loads under way, each with what left memory since it began."""
 
@@ -65,37 +66,39 @@ class Loader:
     def pump(self) -> None:
         """Starts the loads that are due and for which there is room."""
         while len(self._loads) < LOADS:
-            now = self._now()
+            now = self._time.look()
             request = self._backlog.take(now)
             if request is None:
                 return
-            destination = request.destination
-            room = self._scheduler.room(destination, Lane.DEFERRED)
+            destination, lane, after = request
+            room = self._room(destination, lane)
             if not room:
-                dead = self._scheduler.dead_until(destination)
-                self._backlog.postpone(destination, now, now + max(BLOCKED_SECONDS, dead - self._clock()))
+                dead = self._scheduler.dead_until(destination) - self._time.clock()
+                self._backlog.postpone(destination, lane, now, now + max(BLOCKED_SECONDS, dead))
                 continue
-            load = self._queue.load(destination, request.after, now, min(SLICE, room))
+            retried, limit = lane is Lane.DEFERRED, min(SLICE, room)
+            # New mail is due, whatever the wall clock said when it came.
+            load = self._queue.load(destination, after, now if retried else NEVER, limit, retried=retried)
+            self._backlog.asked(request, limit)
             self._loads[load] = set()
-            load.add_done_callback(partial(self._loaded, destination))
+            load.add_done_callback(partial(self._loaded, request))
 
     def close(self) -> None:
         """Nothing that is still on its way will be taken."""
         for load in self._loads:
             load.cancel()
 
-    def _loaded(self, destination: str, load: asyncio.Future[Slice]) -> None:
+    def _loaded(self, request: LoadRequest, load: asyncio.Future[Slice]) -> None:
         gone = self._loads.pop(load)
-        now = self._now()
+        destination, lane, _ = request
+        now = self._time.now()
         if load.cancelled() or load.exception() is not None:
-            self._backlog.postpone(destination, now, now + RETRY_SECONDS)
-        else:
-            found = load.result()
-            self._backlog.loaded(
-                destination, after=found.last, complete=found.complete, next_due=found.next_due, now=now
-            )
-            _strike(gone, found.messages)
-            self._take(destination, found.messages)
+            self._backlog.postpone(destination, lane, now, now + RETRY_SECONDS)
+            return
+        found = load.result()
+        self._backlog.loaded(request, after=found.last, complete=found.complete, next_due=found.next_due, now=now)
+        _strike(gone, found.messages)
+        self._take(lane, found.messages)
 
 
 def _strike(gone: set[tuple[int, int]], messages: list[Message]) -> None:

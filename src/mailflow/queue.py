@@ -65,6 +65,8 @@ class Queue:
         self._writer = Writer(store, loop, self._last_id, free, settings.reserve)
         self._lookups = Lookups(spool, loop)
         self._spills: set[asyncio.Task[None]] = set()
+        self.skew = 0.0
+        """Seconds by which due times are behind the wall clock, when that was set anew while we ran; the flow sets it."""
         self._closed = False
 
     def __repr__(self) -> str:
@@ -159,12 +161,15 @@ class Queue:
 
     # Reading
 
-    def load(self, destination: str, after: Position | None, until: float, limit: int) -> asyncio.Future[Slice]:
+    def load(
+        self, destination: str, after: Position | None, until: float, limit: int, *, retried: bool = False
+    ) -> asyncio.Future[Slice]:
         """The next recipients of a destination that are due by `until`, behind `after`, at most `limit` of them.
 
-        In order (due, message id, number); held ones are left out.
+        `retried`: those that were tried before, else those that were not. In order (due, message id, number); held ones
+        are left out.
         """
-        return self._lookups.ask(lambda db: query.load(db, destination, after, until, limit))
+        return self._lookups.ask(lambda db: query.load(db, destination, after, until, limit, retried=retried))
 
     def content(self, message: Message) -> asyncio.Future[Content]:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
@@ -232,7 +237,7 @@ class Queue:
         if self._closed:
             done(QueueError("the queue is closed"))
         else:
-            self._writer.administer(Admin(AdminTask(command, selection, self._now()), done))
+            self._writer.administer(Admin(AdminTask(command, selection, self._now() - self.skew), done))
         return future
 
     def _last_id(self) -> int:

@@ -33,6 +33,8 @@ class RetryPolicy:
     longest_wait: float
     lifetime: float
     bounce_lifetime: float
+    skew: float = 0.0
+    """By how much the wall clock is ahead of the queue's time (`queuetime.py`)."""
 
     def expires(self, message: Message) -> float:
         """When the message's time is over."""
@@ -81,7 +83,7 @@ def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) 
         report = _report(delivery, recipient, fact, verdict, delays, now, expires)
         conclusion.reports.append(report)
         if verdict.action is _DELAYED:
-            if now < expires:
+            if now < expires or (policy.skew and _lives(delivery.message, expires, now, policy.skew)):
                 _defer(delivery.message, recipient, report, policy, now)
                 conclusion.deferred.append(recipient)
                 continue
@@ -96,7 +98,17 @@ def _defer(message: Message, recipient: Recipient, report: DeliveryReport, polic
     """Sets the next due time: the backoff, but not behind the end of life, so that the last attempt is made there."""
     recipient.attempts = report.attempts
     recipient.reason = report.reason
-    recipient.due = min(now + policy.wait(report.attempts, message.id + recipient.number), max(report.expires, now))
+    wait = policy.wait(report.attempts, message.id + recipient.number)
+    if policy.skew:
+        recipient.due = now - policy.skew + wait
+    else:
+        recipient.due = min(now + wait, max(report.expires, now))
+
+
+def _lives(message: Message, expires: float, now: float, skew: float) -> bool:
+    """Whether a message's time is not over, after the clock was set: whether it came before or after that is not known,
+    so by the clock that lets it live, but not by one by which it has not arrived yet."""
+    return any(message.arrived <= clock < expires for clock in (now, now - skew))
 
 
 def _expire(report: DeliveryReport, now: float) -> None:

@@ -8,7 +8,8 @@ from mailflow.backlog import Backlog
 from mailflow.envelope import Message, Peer, Recipient
 from mailflow.loader import Loader
 from mailflow.queue import Position, Slice
-from mailflow.scheduler import Scheduler, SchedulerSettings
+from mailflow.queuetime import QueueTime
+from mailflow.scheduler import Lane, Scheduler, SchedulerSettings
 
 
 class SlowQueue:
@@ -17,7 +18,9 @@ class SlowQueue:
     def __init__(self) -> None:
         self.loads: dict[str, asyncio.Future[Slice]] = {}
 
-    def load(self, destination: str, after: object, until: float, limit: int) -> asyncio.Future[Slice]:
+    def load(
+        self, destination: str, after: object, until: float, limit: int, *, retried: bool
+    ) -> asyncio.Future[Slice]:
         self.loads[destination] = asyncio.get_running_loop().create_future()
         return self.loads[destination]
 
@@ -29,24 +32,28 @@ def found(destination: str, id: int) -> Slice:
 
 
 def test_what_left_memory_before_a_load_began_is_not_struck_from_it() -> None:
-    async def story() -> dict[str, int]:
-        queue, backlog, taken = SlowQueue(), Backlog(), dict[str, int]()
+    async def story() -> list[int]:
+        queue, backlog, taken = SlowQueue(), Backlog(), list[int]()
+
+        def take(_lane: Lane, messages: list[Message]) -> None:
+            taken.append(sum(len(m.recipients) for m in messages))
+
         loader = Loader(
             queue,  # type: ignore[arg-type]
             backlog,
             Scheduler(SchedulerSettings()),
-            lambda name, messages: taken.update({name: sum(len(m.recipients) for m in messages)}),
-            lambda: 5.0,
-            lambda: 5.0,
+            lambda _destination, _lane: 100,
+            take,
+            QueueTime(lambda: 5.0, lambda: 5.0),
         )
-        backlog.note("smtp:a", 1.0)
+        backlog.note("smtp:a", Lane.NEW, 1.0)
         loader.pump()
         loader.forget(7, 0)  # deferred: not to be taken from the slice under way, which may show it as due
-        backlog.note("smtp:b", 1.0)
+        backlog.note("smtp:b", Lane.NEW, 1.0)
         loader.pump()  # begins after that, so what it shows of message 7 is true
         queue.loads["smtp:a"].set_result(found("smtp:a", 7))
         queue.loads["smtp:b"].set_result(found("smtp:b", 7))
         await asyncio.sleep(0)
         return taken
 
-    assert asyncio.run(story()) == {"smtp:a": 0, "smtp:b": 1}
+    assert asyncio.run(story()) == [0, 1]

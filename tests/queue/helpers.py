@@ -82,12 +82,12 @@ def with_queue(spool: Path, body: Callable[[Queue], Awaitable[T]], clock: Clock 
 
 
 async def everything(queue: Queue, destination: str = "smtp:example.net", limit: int = 100) -> list[Message]:
-    """All of a destination's messages, loaded in slices."""
+    """All of a destination's messages, loaded in slices: those never tried, then the others."""
     found: list[Message] = []
-    after = None
-    while True:
-        part = await queue.load(destination, after, 1e12, limit)
-        found += part.messages
-        if part.complete:
-            return found
-        after = part.last
+    for retried in (False, True):
+        after, complete = None, False
+        while not complete:
+            part = await queue.load(destination, after, 1e12, limit, retried=retried)
+            found += part.messages
+            after, complete = part.last, part.complete
+    return found

@@ -100,8 +100,9 @@ def test_deferral_keeps_due_attempts_and_reason(tmp_path: Path) -> None:
         late.due, late.attempts, late.reason = 5000.0, 3, "connection refused \u2014 later"
         assert await settle(queue, message, message.recipients[:1], [late]) is None
         assert message.remaining == 1
-        assert (await queue.load("smtp:example.net", None, 4999.0, 10)).messages == []
-        [found] = (await queue.load("smtp:example.net", None, 5000.0, 10)).messages
+        assert (await queue.load("smtp:example.net", None, 4999.0, 10, retried=True)).messages == []
+        [found] = (await queue.load("smtp:example.net", None, 5000.0, 10, retried=True)).messages
+        assert (await queue.load("smtp:example.net", None, 5000.0, 10)).messages == []
         assert found.recipients == [late]
         assert await queue.destinations(4999.0) == []
         assert await queue.destinations(None) == [("smtp:example.net", 1, 5000.0)]

@@ -64,7 +64,9 @@ def test_an_older_format_is_read_as_it_is_and_migrated_by_a_server(tmp_path: Pat
 
     with_queue(tmp_path, first)
     db = sqlite3.connect(tmp_path / "queue.db")
-    for step in ("DROP TABLE extent", "DROP INDEX content_file", "PRAGMA user_version = 1"):
+    first_index = "CREATE INDEX recipient_due ON recipient (destination, due, message_id, number)"
+    steps = ("DROP TABLE extent", "DROP INDEX content_file", "DROP INDEX recipient_due", first_index)
+    for step in (*steps, "PRAGMA user_version = 1"):
         db.execute(step)
     db.close()
     (tmp_path / "segments").rmdir()
@@ -81,7 +83,9 @@ def test_an_older_format_is_read_as_it_is_and_migrated_by_a_server(tmp_path: Pat
     assert read_content(tmp_path, message.id) == b"last" * 10_000
     db = sqlite3.connect(tmp_path / "queue.db")
     assert db.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    (index,) = db.execute("SELECT sql FROM sqlite_schema WHERE name = 'recipient_due'").fetchone()
     db.close()
+    assert "attempts > 0" in index
 
 
 def test_a_file_that_is_no_queue_is_refused(tmp_path: Path) -> None:

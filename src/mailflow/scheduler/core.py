@@ -29,7 +29,9 @@ holds its slot a few times as long as one of a single recipient, not 50 times.""
 MEMORY_SHARE = 4
 """A destination may have as many jobs waiting as a fourth of the room that is left."""
 FEW_JOBS = 10
-"""A destination with less than this finds room where others do not."""
+"""A lane of a destination with less than this finds room where others do not."""
+RETRIED_SHARE = 10
+"""A tenth of memory is kept for deferred mail, however much new mail there is (wish 47)."""
 
 # Members as constants: looking one up in its Enum costs more than comparing it.
 _NEW, _GOOD, _QUICK, _SLOW = Lane.NEW, Feedback.GOOD, Speed.QUICK, Speed.SLOW
@@ -52,6 +54,7 @@ class Scheduler:
 
     __slots__ = (
         "_idle",
+        "_kept_for_lane",
         "_last",
         "_plenty",
         "_ratio",
@@ -83,7 +86,9 @@ class Scheduler:
         """Destinations in rings."""
         self._last: Destination | None = None
         """The last one that entered a ring."""
-        self._plenty = min(settings.jobs // 10, settings.destination_jobs)
+        self._kept_for_lane = min(FEW_JOBS, settings.destination_jobs // 2)
+        """Of a destination's jobs, what either lane leaves to the other."""
+        self._plenty = min(settings.jobs // 10, settings.destination_jobs - self._kept_for_lane)
         """While fewer jobs than this wait, there is room for more of any destination, by all the rules of `room`."""
         self._sleepers: list[tuple[float, int, Destination]] = []
         """A heap of destinations that may go on at a certain time; an entry counts if its time is still `wake_at`."""
@@ -101,23 +106,23 @@ class Scheduler:
     def room(self, destination: str, lane: Lane = Lane.NEW) -> int:
         """How many more jobs of this destination memory has room for (wish 57). None while it is dead.
 
-        A destination may fill a share of what is left, so shares shrink as memory fills. The last fifth is only for
-        destinations that have few jobs, the fifth before it only for new mail.
+        Each lane of a destination may fill a share of what is left, so shares shrink as memory fills. The last fifth is
+        only for lanes that have few jobs, the fifth before it only for new mail; a tenth is kept for deferred mail.
         """
         site = self._sites.get(destination)
-        waiting = 0
+        waiting = own = 0
         if site is not None:
             if site.dead:
                 return 0
             waiting = site.waiting
-        settings = self.settings
-        free = settings.jobs - self._waiting
-        fifth = settings.jobs // 5
-        kept = 2 * fifth if lane is not _NEW else fifth
-        more = _share(free - kept, waiting)
-        if more <= 0 and waiting < FEW_JOBS and lane is _NEW:
-            more = min(FEW_JOBS - waiting, _share(free, waiting))
-        return max(0, min(more, settings.destination_jobs - waiting))
+            own = waiting - site.retried if lane is _NEW else site.retried
+        free = self.settings.jobs - self._waiting
+        fifth = self.settings.jobs // 5
+        more = _share(free - (fifth if lane is _NEW else 2 * fifth), own)
+        if more <= 0 and own < FEW_JOBS:
+            more = min(FEW_JOBS - own, self._last_room(lane, free, own))
+        for_other = max(0, self._kept_for_lane - (waiting - own))
+        return max(0, min(more, self.settings.destination_jobs - waiting - for_other))
 
     def admits(self, destination: str, lane: Lane = Lane.NEW) -> bool:
         """Whether memory has room for another job of this destination."""
@@ -140,6 +145,15 @@ class Scheduler:
         self._waiting += 1
         if site.ring is None and site.running < site.window and not site.wake_at:
             self._enter(site)
+
+    def restore(self, job: Job, now: float) -> None:
+        """Takes a new job in that has waited on disk, in front of those of its destination that arrived later."""
+        site = self._sites.get(job.destination)
+        if site is None or not site.new or site.new[-1].message_id <= job.message_id:
+            self.add(job, now)
+        else:
+            site.insert(job)
+            self._waiting += 1
 
     # What goes out
 
@@ -236,6 +250,12 @@ class Scheduler:
                 yield DestinationView(site.name, site.waiting, site.running, site.window, dead_until)
 
     # Inside
+
+    def _last_room(self, lane: Lane, free: int, own: int) -> int:
+        """Room for a lane with few jobs when memory is nearly full: neither new nor deferred mail finds it all taken."""
+        retried = sum(transport.retried for transport in self._transports.values())
+        kept = self.settings.jobs // RETRIED_SHARE - retried
+        return _share(free - max(0, kept), own) if lane is _NEW else min(free, kept)
 
     def _transport(self, destination: str) -> Transport:
         name = destination.partition(":")[0]

@@ -5,7 +5,8 @@ Callers: the scheduler, which owns all `Destination` objects. Two lanes, new and
 that a message with many jobs lets those behind it pass after every `yield_after` of them: jobs of one message that
 arrive one after another form a group, whose first job stands in the lane and carries the others (`Job.rest`).
 
-Invariants: `waiting` is the number of jobs in both lanes; every job put in comes out of `take` or `drain` once.
+Invariants: `waiting` is the number of jobs in both lanes, `retried` of those in the deferred one (the transport counts
+them too); every job put in comes out of `take` or `drain` once.
 What this module does not do: choose between destinations, know slots, or read a clock.
 """
 
@@ -26,6 +27,9 @@ class Lane(Enum):
     NEW = "new"
     DEFERRED = "deferred"
 
+
+LOOK_BACK = 1000
+"""How many younger messages a job that comes from disk may pass; more wait only after a restart."""
 
 _NEW = Lane.NEW
 """A constant, because looking a member up in its Enum costs more than comparing it."""
@@ -67,6 +71,7 @@ class Destination(Window):
         "name",
         "new",
         "next_at",
+        "retried",
         "ring",
         "running",
         "speed",
@@ -86,6 +91,7 @@ class Destination(Window):
         self.mix = 0
         """New jobs taken while deferred ones waited."""
         self.waiting = 0
+        self.retried = 0
         self.running = 0
         self.ring: Ring | None = None
         """The ring that it stands in, when a job of it may start."""
@@ -114,6 +120,8 @@ class Destination(Window):
             lane = self.deferred
             if lane is None:
                 lane = self.deferred = deque()
+            self.retried += 1
+            self.transport.retried += 1
         self.waiting += 1
         if not lane:
             lane.append(job)
@@ -127,6 +135,23 @@ class Destination(Window):
         else:
             lane.append(job)
 
+    def insert(self, job: Job) -> None:
+        """Takes a new job in that has waited on disk: in front of younger messages, as far as `LOOK_BACK`."""
+        lane = self.new
+        assert lane  # noqa: S101 - only called when the last one is younger
+        at = len(lane)
+        end = max(0, at - LOOK_BACK)
+        while at > end and lane[at - 1].message_id > job.message_id:
+            at -= 1
+        self.waiting += 1
+        if at and lane[at - 1].message_id == job.message_id:
+            elder = lane[at - 1]
+            if elder.rest is None:
+                elder.rest = deque()
+            elder.rest.append(job)
+        else:
+            lane.insert(at, job)
+
     def take(self, ratio: int, yield_after: int) -> Job:
         """The next job. There must be one waiting."""
         new, deferred = self.new, self.deferred
@@ -135,6 +160,8 @@ class Destination(Window):
         elif not new or self.mix >= ratio:
             lane = deferred
             self.mix = 0
+            self.retried -= 1
+            self.transport.retried -= 1
         else:
             lane = new
             self.mix += 1
@@ -160,6 +187,9 @@ class Destination(Window):
         for job in taken:
             job.rest = None
             job.streak = 0
+            if job.lane is not _NEW:
+                self.retried -= 1
+                self.transport.retried -= 1
         self.waiting -= len(taken)
         return taken
 

@@ -54,7 +54,17 @@ class Ring(OrderedDict["Destination", None]):
 class Transport:
     """One transport: its limits and its rings."""
 
-    __slots__ = ("allowance", "initial_window", "interval", "max_window", "name", "rings", "running", "slots")
+    __slots__ = (
+        "allowance",
+        "initial_window",
+        "interval",
+        "max_window",
+        "name",
+        "retried",
+        "rings",
+        "running",
+        "slots",
+    )
 
     def __init__(self, name: str, settings: SchedulerSettings) -> None:
         own = settings.transport.get(name) or TransportSettings()
@@ -66,6 +76,8 @@ class Transport:
         self.allowance = ((own.burst or settings.burst) - 1) * self.interval
         """How far a burst may run ahead of even spacing, in seconds."""
         self.running = 0
+        self.retried = 0
+        """Deferred jobs that wait, of all its destinations."""
         own_limits = slot_limits(self.slots, settings.reserve)
         all_limits = slot_limits(settings.slots, settings.reserve)
         self.rings = tuple(Ring(self, own, all_) for own, all_ in zip(own_limits, all_limits, strict=True))

@@ -71,10 +71,10 @@ class AdminTask:
             for first in range(0, len(selection.ids), STEP_IDS):
                 yield by_id, json.dumps(selection.ids[first : first + STEP_IDS])
         elif selection.destination is not None:
-            yield "destination = :value", selection.destination
+            yield from _both_lanes(selection.destination)
         else:
             for (name,) in store.db.execute("SELECT DISTINCT destination FROM recipient").fetchall():
-                yield "destination = :value", name
+                yield from _both_lanes(name)
 
     def _change(self, store: Store, condition: str, value: str) -> Rows:
         """One transaction's work: finds the next recipients to which the command still applies, and applies it."""
@@ -108,3 +108,9 @@ class AdminTask:
             for key in {r[0] for r in rows}:
                 if not store.has_message(key):
                     store.delete_file(key)
+
+
+def _both_lanes(destination: str) -> Iterator[tuple[str, str]]:
+    """The index has those never tried and those deferred apart, and each in order of due time."""
+    yield "destination = :value AND (attempts > 0) = 0", destination
+    yield "destination = :value AND (attempts > 0) = 1", destination

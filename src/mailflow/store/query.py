@@ -20,15 +20,21 @@ START = Position(-1.0, -1, -1)
 """In front of every recipient."""
 
 
-def load(db: sqlite3.Connection, destination: str, after: Position | None, until: float, limit: int) -> Slice:
-    """The next recipients of a destination that are due, at most `limit`, in order (due, message id, number)."""
+def load(
+    db: sqlite3.Connection, destination: str, after: Position | None, until: float, limit: int, *, retried: bool
+) -> Slice:
+    """The next recipients of a destination that are due, at most `limit`, in order (due, message id, number).
+
+    `retried`: those that were tried before, else those that were not.
+    """
     found = db.execute(
-        f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE destination = ?"  # noqa: S608
+        f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE destination = ? AND (attempts > 0) = ?"  # noqa: S608
         " AND (due, message_id, number) > (?, ?, ?) AND due <= ? ORDER BY due, message_id, number LIMIT ?",
-        (destination, *(after or START), min(until, HELD - 1), limit),
+        (destination, retried, *(after or START), min(until, HELD - 1), limit),
     ).fetchall()
     (next_due,) = db.execute(
-        "SELECT min(due) FROM recipient WHERE destination = ? AND due > ? AND due < ?", (destination, until, HELD)
+        "SELECT min(due) FROM recipient WHERE destination = ? AND (attempts > 0) = ? AND due > ? AND due < ?",
+        (destination, retried, until, HELD),
     ).fetchone()
     if not found:
         return Slice([], None, complete=True, next_due=next_due)
@@ -47,7 +53,10 @@ def _messages(db: sqlite3.Connection, ids: Sequence[int]) -> list[tuple[Any, ...
 
 
 def destinations(db: sqlite3.Connection, until: float | None) -> list[tuple[str, int, float]]:
-    """(destination, recipients, earliest due) of those due by `until`, or of all; held ones are left out."""
+    """(destination, recipients, earliest due) of those due by `until`, or of all; held ones are left out.
+
+    From the index alone: new and deferred together, because SQLite would look at every row to tell them apart.
+    """
     latest = HELD - 1 if until is None else min(until, HELD - 1)
     sql = "SELECT destination, count(*), min(due) FROM recipient WHERE due <= ? GROUP BY destination"
     return db.execute(sql, (latest,)).fetchall()

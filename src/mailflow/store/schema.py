@@ -5,7 +5,8 @@ the application id tells our file from any other. An older format is migrated st
 one is refused untouched (wish 84).
 
 message    one row a message: envelope and client record; `remaining` counts its rows in recipient
-recipient  one row for each recipient that is still to be delivered; the index gives a destination's next ones in order
+recipient  one row for each recipient that is still to be delivered; the index gives a destination's next ones in order,
+           those never tried and those deferred apart (wish 47)
 content    the bytes, apart from the rest so that listing never reads them; `file` names a content file instead
 extent     in whose place it says where in a segment file the bytes are: `page` is the first, `size` in bytes
 meta       high_water: no id up to this one is ever handed out again
@@ -20,7 +21,7 @@ from urllib.parse import quote
 
 from mailflow.errors import QueueError
 
-FORMAT = 2
+FORMAT = 3
 APPLICATION_ID = 0x6D666C77
 """The bytes "mflw"."""
 PAGE_SIZE_BYTES = 8192
@@ -49,7 +50,13 @@ _SEGMENTS = (
     "CREATE INDEX content_file ON content (file) WHERE file IS NOT NULL",
 )
 
-_STEPS: dict[int, tuple[str, ...]] = {0: _TABLES, 1: _SEGMENTS}
+_LANES = (
+    "DROP INDEX recipient_due",
+    "CREATE INDEX recipient_due ON recipient (destination, attempts > 0, due, message_id, number)",
+)
+"""New mail is found behind any number of deferred recipients, and the reverse."""
+
+_STEPS: dict[int, tuple[str, ...]] = {0: _TABLES, 1: _SEGMENTS, 2: _LANES}
 """What leads from each older format to the next; 0 is an empty file. Contents that are in the database stay there."""
 
 
