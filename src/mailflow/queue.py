@@ -24,6 +24,7 @@ from mailflow.ids import IdSource
 from mailflow.store import query
 from mailflow.store.admin import AdminTask, Command
 from mailflow.store.batch import Admin, Done
+from mailflow.store.content import make_folder
 from mailflow.store.failure import failure
 from mailflow.store.lock import SpoolLock
 from mailflow.store.lookup import Lookups
@@ -251,7 +252,7 @@ class Queue:
 def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tuple[SpoolLock, Store, int]:
     """Lock, store and free bytes of a spool; nothing stays locked when it raises."""
     try:
-        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(spool)
     except OSError as error:
         raise failure(error, str(spool)) from error
     lock = SpoolLock(spool)

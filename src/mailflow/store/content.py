@@ -13,6 +13,7 @@ What this module does not do: streaming (`spill.py`), and deciding what is large
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
@@ -149,3 +150,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder with mode 0700, and what is missing above it, each name durable in its parent. Raises OSError.
+
+    A folder that is there may have been made just before a crash: its name is synced too, where we may do that.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
+    if not missing:
+        with suppress(PermissionError):
+            sync_folder(folder.parent)
