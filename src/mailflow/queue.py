@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from mailflow.envelope import Content, ContentFile, Message
 from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import IdSource
 from mailflow.store import query
-from mailflow.store.admin import AdminTask, Command
+from mailflow.store.admin import AdminTask, Command, merged
 from mailflow.store.batch import Admin, Done
 from mailflow.store.content import make_folder
 from mailflow.store.failure import failure
@@ -37,6 +37,7 @@ from mailflow.store.writer import Writer
 
 __all__ = [
     "Changed",
+    "Command",
     "ContentWriter",
     "Done",
     "Position",
@@ -47,6 +48,13 @@ __all__ = [
     "Settlement",
     "Slice",
 ]
+
+ADMIN_AT_ONCE = 4
+"""Administrator's commands under way; each has one step in a group commit."""
+ADMIN_SPARES = 4
+"""While other work waits for the disk, a command leaves it this many times what its last step took: a share of a fifth."""
+ADMIN_PAUSE_SECONDS = 0.5
+"""The longest such pause."""
 
 
 class Queue:
@@ -69,6 +77,7 @@ class Queue:
         self.skew = 0.0
         """Seconds by which due times are behind the wall clock, when that was set anew while we ran; the flow sets it."""
         self._closed = False
+        self._commands = asyncio.Semaphore(ADMIN_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Queue {self.spool} {self._writer!r}>"
@@ -186,21 +195,35 @@ class Queue:
 
     # Administration
 
-    def hold(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+    async def change(self, command: Command, selection: Selection) -> AsyncIterator[list[Changed]]:
+        """An administrator's command in steps, each durable when it is given out; the next begins when it is asked for.
+
+        At most ADMIN_AT_ONCE commands run, later ones wait. While other work waits for the disk, a command takes no more
+        than its share of the writer's time. Raises QueueError. Close it (`contextlib.aclosing`) to stop in between.
+        """
+        async with self._commands:
+            task = AdminTask(command, selection, self._now() - self.skew)
+            while not task.complete:
+                if changed := await self._step(task):
+                    yield changed
+                if self._writer.waiting:
+                    await asyncio.sleep(min(ADMIN_PAUSE_SECONDS, task.seconds * ADMIN_SPARES))
+
+    async def hold(self, selection: Selection) -> list[Changed]:
         """No attempts until `release`; one that runs now may still deliver, but does not lift the hold."""
-        return self._administer(Command.HOLD, selection)
+        return merged([part async for part in self.change(Command.HOLD, selection)])
 
-    def release(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+    async def release(self, selection: Selection) -> list[Changed]:
         """Held recipients become due now."""
-        return self._administer(Command.RELEASE, selection)
+        return merged([part async for part in self.change(Command.RELEASE, selection)])
 
-    def flush(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+    async def flush(self, selection: Selection) -> list[Changed]:
         """Deferred recipients become due now; held ones stay held."""
-        return self._administer(Command.FLUSH, selection)
+        return merged([part async for part in self.change(Command.FLUSH, selection)])
 
-    def delete(self, selection: Selection) -> asyncio.Future[list[Changed]]:
+    async def delete(self, selection: Selection) -> list[Changed]:
         """The recipients leave the queue without a bounce."""
-        return self._administer(Command.DELETE, selection)
+        return merged([part async for part in self.change(Command.DELETE, selection)])
 
     async def close(self) -> None:
         """Writes what is waiting, closes the database and gives the spool free. Later calls get QueueError.
@@ -224,7 +247,7 @@ class Queue:
         finally:
             self._lock.release()
 
-    def _administer(self, command: Command, selection: Selection) -> asyncio.Future[list[Changed]]:
+    def _step(self, task: AdminTask) -> asyncio.Future[list[Changed]]:
         future: asyncio.Future[list[Changed]] = self._loop.create_future()
 
         def done(result: list[Changed] | QueueError) -> None:
@@ -238,7 +261,7 @@ class Queue:
         if self._closed:
             done(QueueError("the queue is closed"))
         else:
-            self._writer.administer(Admin(AdminTask(command, selection, self._now() - self.skew), done))
+            self._writer.administer(Admin(task, done))
         return future
 
     def _last_id(self) -> int:

@@ -147,7 +147,7 @@ def test_the_same_without_a_server(tmp_path: Path) -> None:
     assert counts(tmp_path) == (1, 1, 0, 0, 1)
     with open_offline(tmp_path) as queue:
         assert [c.id for c in queue.release(Selection(everything=True))] == [one]
-        assert queue.flush(Selection(everything=True)) == []
+        assert [c.id for c in queue.flush(Selection(everything=True))] == [one]
     assert counts(tmp_path) == (1, 1, 1, 0, 0)
     assert read_content(tmp_path, one) == b"one"
 
@@ -161,7 +161,9 @@ def test_without_a_queue_nothing_is_made(tmp_path: Path) -> None:
 
 
 def test_a_selection_is_one_thing() -> None:
-    with pytest.raises(ValueError, match="ids, or a destination"):
+    with pytest.raises(ValueError, match="has conditions, or is everything"):
         Selection(ids=(1,), everything=True)
-    with pytest.raises(ValueError, match="ids, or a destination"):
+    with pytest.raises(ValueError, match="has conditions, or is everything"):
         Selection()
+    with pytest.raises(ValueError, match="not a state: 'lost'"):
+        Selection(state="lost")

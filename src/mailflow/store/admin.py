@@ -1,116 +1,140 @@
 """The administrator's commands on the store: hold, release, delete, flush, in steps of bounded size.
 
-A command is an `AdminTask`; `step(store)` does the next part in one transaction and says whether all is done. Between
-two steps the writer commits mail, so that flushing 100,000 messages delays nobody. A command over many messages is
-therefore not one transaction: after a crash the parts that were done stay done.
+A command is an `AdminTask`; `step(store)` does the next part in one transaction and returns what it changed. Between two
+steps the writer commits mail, so that changing 1,000,000 messages delays nobody: a step adapts its size to take about
+STEP_SECONDS. A command over many messages is therefore not one transaction: after a crash the parts that were done
+stay done.
 
-Selections by destination use the index, and so cost what they touch, however much else is waiting (wish 46).
+Which recipients are meant is found by `scan.py`, within the same transaction. One destination costs what it touches,
+however much else is waiting (wish 46).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable
 from enum import Enum
+from itertools import chain
 from typing import TypeAlias
 
 from mailflow.envelope import HELD
+from mailflow.store.scan import Scan
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Changed, Selection
 
+STEP_SECONDS = 0.02
+"""A step that took longer is followed by a smaller one: new mail waits for its 250 as long as a step takes."""
 STEP_RECIPIENTS = 2000
-"""Recipients changed in one transaction; some 10 ms of writing."""
-STEP_IDS = 500
+"""Recipients changed in one transaction, at most."""
+FIRST_STEP = 200
+SMALLEST_STEP = 50
 
 Rows: TypeAlias = list[tuple[int, int, str]]
 """Message id, recipient number, destination."""
 
 
 class Command(Enum):
-    """What to do with the selected recipients; the value is the condition for those that it changes."""
+    """What to do with the selected recipients."""
 
-    HOLD = "due < :held"
-    RELEASE = "due >= :held"
-    FLUSH = "due > :now AND due < :held"
-    DELETE = "TRUE"
+    HOLD = "hold"
+    RELEASE = "release"
+    FLUSH = "flush"
+    DELETE = "delete"
+
+
+_ABOUT = {
+    Command.HOLD: "due < :held",
+    Command.RELEASE: "due >= :held",
+    Command.FLUSH: "due < :held",
+    Command.DELETE: "TRUE",
+}
+"""The recipients that a command is about, among those selected."""
 
 
 class AdminTask:
     """One command under way."""
 
     def __init__(self, command: Command, selection: Selection, now: float) -> None:
+        self.seconds = 0.0
+        """What the last step took."""
         self._command = command
-        self._selection = selection
-        self._values: dict[str, float | str] = {"held": HELD, "now": now}
-        self._parts: Iterator[tuple[str, str]] | None = None
-        self._part: tuple[str, str] | None = None
-        self._changed: dict[int, tuple[dict[str, None], int]] = {}
+        self._now = now
+        self._scan = Scan(selection, now, _ABOUT[command])
+        self._most = FIRST_STEP
 
-    def result(self) -> list[Changed]:
-        """What was changed so far, by message in order of first touch."""
-        return [Changed(key, tuple(names), count) for key, (names, count) in self._changed.items()]
+    @property
+    def complete(self) -> bool:
+        """Nothing is left to do."""
+        return self._scan.complete
 
-    def step(self, store: Store) -> bool:
-        """Does the next part; True when nothing is left. Raises what `Store.transaction` raises."""
-        if self._parts is None:
-            self._parts = self._split(store)
-            self._part = next(self._parts, None)
-        if self._part is None:
-            return True
-        rows = store.transaction(lambda: self._change(store, *(self._part or ("", ""))))
-        self._note(store, rows)
-        if len(rows) < STEP_RECIPIENTS:
-            self._part = next(self._parts, None)
-        return self._part is None
+    def step(self, store: Store) -> list[Changed]:
+        """Does the next part; what it changed, by message. Raises what `Store.transaction` raises."""
+        begun = time.perf_counter()
+        rows, gone = store.transaction(lambda: self._change(store))
+        if gone and store.files.busy:
+            for key in gone:
+                store.delete_file(key)
+        self.seconds = time.perf_counter() - begun
+        if self.seconds > STEP_SECONDS:
+            self._most = max(SMALLEST_STEP, self._most // 2)
+        elif len(rows) >= self._most and self.seconds < STEP_SECONDS / 2:
+            self._most = min(STEP_RECIPIENTS, self._most * 2)
+        return _changed(rows)
 
-    def _split(self, store: Store) -> Iterator[tuple[str, str]]:
-        """Conditions that together select everything meant, with the value that each needs."""
-        selection = self._selection
-        if selection.ids is not None:
-            by_id = "message_id IN (SELECT value FROM json_each(:value))"
-            for first in range(0, len(selection.ids), STEP_IDS):
-                yield by_id, json.dumps(selection.ids[first : first + STEP_IDS])
-        elif selection.destination is not None:
-            yield from _both_lanes(selection.destination)
-        else:
-            for (name,) in store.db.execute("SELECT DISTINCT destination FROM recipient").fetchall():
-                yield from _both_lanes(name)
-
-    def _change(self, store: Store, condition: str, value: str) -> Rows:
-        """One transaction's work: finds the next recipients to which the command still applies, and applies it."""
-        sql = (
-            "SELECT message_id, number, destination FROM recipient"  # noqa: S608
-            f" WHERE {condition} AND {self._command.value} LIMIT {STEP_RECIPIENTS}"
-        )
-        rows: Rows = store.db.execute(sql, {**self._values, "value": value}).fetchall()
+    def _change(self, store: Store) -> tuple[Rows, list[int]]:
+        """One transaction's work: the recipients found and changed, and the messages that left with them."""
+        rows: Rows = self._scan.rows(store.db, "message_id, number, destination", self._most)
+        if not rows:
+            return rows, []
         if self._command is Command.DELETE:
-            self._delete(store, rows)
-        else:
-            due = HELD if self._command is Command.HOLD else self._values["now"]
-            store.db.executemany(
-                "UPDATE recipient SET due = ? WHERE message_id = ? AND number = ?", [(due, r[0], r[1]) for r in rows]
-            )
-        return rows
-
-    def _delete(self, store: Store, rows: Rows) -> None:
-        store.db.executemany("DELETE FROM recipient WHERE message_id = ? AND number = ?", [r[:2] for r in rows])
-        touched: dict[int, int] = {}
-        for key, _, _ in rows:
-            touched[key] = touched.get(key, 0) + 1
-        store.remove([key for key, count in touched.items() if store.count_down(key, count) == 0])
-
-    def _note(self, store: Store, rows: Rows) -> None:
-        for key, _, destination in rows:
-            names, count = self._changed.get(key, ({}, 0))
-            names[destination] = None
-            self._changed[key] = (names, count + 1)
-        if self._command is Command.DELETE and store.files.busy:
-            for key in {r[0] for r in rows}:
-                if not store.has_message(key):
-                    store.delete_file(key)
+            return rows, _delete(store, rows)
+        due = HELD if self._command is Command.HOLD else self._now
+        later = " AND due > :due" if self._command is Command.FLUSH else ""  # what is due already need not be written
+        sql = f"UPDATE recipient SET due = :due WHERE {_KEYS}{later}"  # noqa: S608
+        store.db.execute(sql, {"due": due, "keys": json.dumps([r[:2] for r in rows])})
+        return rows, []
 
 
-def _both_lanes(destination: str) -> Iterator[tuple[str, str]]:
-    """The index has those never tried and those deferred apart, and each in order of due time."""
-    yield "destination = :value AND (attempts > 0) = 0", destination
-    yield "destination = :value AND (attempts > 0) = 1", destination
+def _delete(store: Store, rows: Rows) -> list[int]:
+    """Takes recipients out, with the last one the message; returns the ids of messages that are gone.
+
+    One statement for many: Python gives up the interpreter at each, and a busy event loop is slow to give it back.
+    """
+    touched: dict[int, int] = {}
+    for key, _, _ in rows:
+        touched[key] = touched.get(key, 0) + 1
+    sql = "SELECT id, remaining FROM message WHERE id IN (SELECT value FROM json_each(?))"
+    remaining = dict(store.db.execute(sql, (json.dumps(list(touched)),)).fetchall())
+    gone = [key for key, count in touched.items() if remaining.get(key, 0) <= count]
+    partly = touched.keys() - set(gone)
+    if partly:
+        keys = json.dumps([r[:2] for r in rows if r[0] in partly])
+        store.db.execute(f"DELETE FROM recipient WHERE {_KEYS}", {"keys": keys})  # noqa: S608
+        for key in partly:
+            store.count_down(key, touched[key])
+    store.remove(gone)
+    return gone
+
+
+def merged(steps: Iterable[list[Changed]]) -> list[Changed]:
+    """What all steps of a command changed, one entry a message, in the order of their ids."""
+    found: dict[int, Changed] = {}
+    for changed in chain.from_iterable(steps):
+        known = found.get(changed.id)
+        names, numbers = (known.destinations, known.numbers) if known else ((), ())
+        both = tuple(dict.fromkeys(names + changed.destinations))
+        found[changed.id] = Changed(changed.id, both, numbers + changed.numbers)
+    return list(found.values())
+
+
+def _changed(rows: Rows) -> list[Changed]:
+    found: dict[int, tuple[dict[str, None], list[int]]] = {}
+    for key, number, destination in rows:
+        names, numbers = found.setdefault(key, ({}, []))
+        names[destination] = None
+        numbers.append(number)
+    return [Changed(key, tuple(names), tuple(numbers)) for key, (names, numbers) in found.items()]
+
+
+_KEYS = "(message_id, number) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))"

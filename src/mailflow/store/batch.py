@@ -17,7 +17,7 @@ Done: TypeAlias = Callable[[QueueError | None], None]
 
 @dataclass(slots=True)
 class Admin:
-    """An administrator's command on its way."""
+    """A step of an administrator's command, on its way."""
 
     task: AdminTask
     done: Callable[[list[Changed] | QueueError], None]

@@ -161,22 +161,15 @@ class Committer:
             batch.unsettled[i] = error
 
     def _administer(self, batch: Batch) -> None:
-        """A step of each administrator's command; what is not at its end stays in the batch."""
-        waiting, batch.admin = batch.admin, []
-        for admin in waiting:
+        """A step of each administrator's command; who asked for it asks for the next one."""
+        for admin in batch.admin:
             if self.dead is not None:
                 batch.finished.append((admin, self.dead))
                 continue
             try:
-                if admin.task.step(self._store):
-                    batch.finished.append((admin, admin.task.result()))
-                else:
-                    batch.admin.append(admin)
+                batch.finished.append((admin, admin.task.step(self._store)))
             except StoreBroken as error:
                 batch.finished.append((admin, error))
                 self._recover(batch, [], [], error)
             except QueueError as error:
                 batch.finished.append((admin, error))
-        if self.dead is not None:
-            batch.finished += [(admin, self.dead) for admin in batch.admin]
-            batch.admin = []

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mailflow.errors import QueueError
-from mailflow.store.admin import AdminTask, Command
+from mailflow.store.admin import AdminTask, Command, merged
 from mailflow.store.lock import SpoolLock
 from mailflow.store.schema import database
 from mailflow.store.settings import QueueSettings
@@ -44,10 +44,14 @@ class OfflineQueue:
         return self._run(Command.DELETE, selection)
 
     def _run(self, command: Command, selection: Selection) -> list[Changed]:
+        return merged(self.change(command, selection))
+
+    def change(self, command: Command, selection: Selection) -> Iterator[list[Changed]]:
+        """The command in steps; what each changed is durable when it is given out."""
         task = AdminTask(command, selection, self._now())
-        while not task.step(self._store):
-            pass
-        return task.result()
+        while not task.complete:
+            if changed := task.step(self._store):
+                yield changed
 
 
 @contextmanager

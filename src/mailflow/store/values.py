@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from mailflow.envelope import Message, Peer, Recipient
+
+STATES = ("queued", "deferred", "held", "due")
+"""States of a recipient that one can ask for: not tried yet; tried, and waiting; on hold; either of the first two, when
+its time has come."""
 
 
 @dataclass(slots=True)
@@ -53,28 +57,56 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which messages an administrator means: those with `ids`, or those with recipients of `destination`, or all.
+    """Which recipients an administrator means: those for which everything that is given holds.
 
-    Exactly one of the three is given.
+    In texts `*` stands for any characters; capitals do not matter. All mail has to be said out loud: `everything`.
     """
 
     ids: tuple[int, ...] | None = None
+    """Messages; the other conditions narrow them down."""
     destination: str | None = None
+    """ "smtp:example.org"; exact, or with `*`."""
+    sender: str | None = None
+    """ "" is the null sender."""
+    recipient: str | None = None
+    """The address as it is, or as the client gave it."""
+    client: str | None = None
+    """The client's address, name, HELO name or login."""
+    before: float | None = None
+    """Arrived at this time or earlier, seconds since 1970."""
+    after: float | None = None
+    """Arrived at this time or later."""
+    larger: int | None = None
+    """At least so many bytes."""
+    smaller: int | None = None
+    """At most so many bytes."""
+    state: str | None = None
+    """One of STATES."""
+    reason: str | None = None
+    """Part of what the last attempt's failure said."""
     everything: bool = False
 
     def __post_init__(self) -> None:
-        if (self.ids is not None) + (self.destination is not None) + self.everything != 1:
-            raise ValueError("a selection has ids, or a destination, or everything")
+        given = [f.name for f in fields(self) if f.name != "everything" and getattr(self, f.name) is not None]
+        if bool(given) == self.everything:
+            raise ValueError("a selection has conditions, or is everything")
+        if self.state is not None and self.state not in STATES:
+            raise ValueError(f"state: not a state: {self.state!r} (accepted: {', '.join(STATES)})")
 
 
 class Changed(NamedTuple):
-    """What an administrator's command did to one message."""
+    """What a step of an administrator's command did to one message."""
 
     id: int
     destinations: tuple[str, ...]
     """Destinations of the recipients that were changed or deleted."""
-    recipients: int
-    """How many recipients were changed or deleted."""
+    numbers: tuple[int, ...]
+    """Which recipients were changed or deleted."""
+
+    @property
+    def recipients(self) -> int:
+        """How many they are."""
+        return len(self.numbers)
 
 
 class QueuedRecipient(NamedTuple):

@@ -105,7 +105,7 @@ class Writer:
             self._open = None
 
     def administer(self, admin: Admin) -> None:
-        """Runs an administrator's command, a step with each batch."""
+        """Runs the next step of an administrator's command, with the next batch."""
         (self._open or self._begin()).admin.append(admin)
 
     # Room
@@ -185,8 +185,6 @@ class Writer:
         self.waiting -= batch.weight
         if batch.free is not None:
             self.room.looked(batch.free, before=batch.promised)
-        if batch.admin:
-            (self._open or self._begin()).admin[:0] = batch.admin
         self._answer(batch)
         if batch.broken and not self._failed:
             self._failed = batch.broken

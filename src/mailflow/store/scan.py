@@ -1,0 +1,112 @@
+"""Going through the recipients that a selection means, in steps of bounded work.
+
+Used by the administrator's commands (inside the writer's transactions) and by listing and counting (read only). A
+`Scan` remembers how far it came as a key of `recipient`, so that between two steps anything may enter and leave. Mail that
+arrives after the scan began is not meant.
+
+What a step costs: it looks at no more than SCANNED_RECIPIENTS rows. One destination, or ids, are found by their index;
+anything else reads all rows once, which for 1,000,000 takes less than a second over all steps, and is why rare
+conditions have no index: each would cost every message a page more to write.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mailflow.store.filters import conditions, exact_destination
+from mailflow.store.values import Selection
+
+SCANNED_RECIPIENTS = 5000
+"""Rows that one look reads at most: some 5 ms."""
+RANGES_AT_ONCE = 500
+"""Messages that one step looks up by id, at most."""
+INDEXED_MESSAGES = 20_000
+"""Up to so many messages of one destination are found by the index, and their ids kept; beyond, all rows are read."""
+LAST = 2**62
+"""Behind every message id and recipient number."""
+
+
+class Key(NamedTuple):
+    """A place in `recipient`."""
+
+    message_id: int
+    number: int
+
+
+class Scan:
+    """One way through the recipients of a selection."""
+
+    def __init__(self, selection: Selection, now: float, also: str = "TRUE") -> None:
+        """`also`: another condition on columns of `recipient`, with :now and :held bound."""
+        where = conditions(selection, now)
+        self.values = where.values
+        self.complete = False
+        self._selection = selection
+        self._ranges: Iterator[tuple[Key, Key]] | None = None
+        self._range: tuple[Key, Key] | None = None
+        self._from = f" FROM {where.tables} WHERE {_BETWEEN} AND {where.both} AND {also}"
+
+    def rows(self, db: sqlite3.Connection, columns: str, most: int) -> list[tuple[Any, ...]]:
+        """The next selected recipients, at most `most`; often fewer, or none, before `complete` is true.
+
+        `columns` begins with message_id, number.
+        """
+        found: list[tuple[Any, ...]] = []
+        sql = f"SELECT {columns}{self._from} ORDER BY message_id, number LIMIT :most"
+        for _ in range(RANGES_AT_ONCE):
+            part = self._next(db)
+            if part is None:
+                break
+            some = self._select(db, sql, *part, most - len(found))
+            found += some
+            if len(found) >= most:
+                self._range = (Key(*some[-1][:2]), self._end)
+                break
+            if part[1] < self._end:  # the rest of this range is for the next look
+                break
+        return found
+
+    def groups(self, db: sqlite3.Connection, columns: str, key: str) -> list[tuple[Any, ...]]:
+        """Sums over the next rows, grouped by an expression; `columns` are aggregates and the expression."""
+        part = self._next(db)
+        return [] if part is None else self._select(db, f"SELECT {columns}{self._from} GROUP BY {key}", *part, 0)
+
+    def _select(self, db: sqlite3.Connection, sql: str, low: Key, high: Key, most: int) -> list[tuple[Any, ...]]:
+        bounds = {"a": low[0], "b": low[1], "c": high[0], "d": high[1], "most": most}
+        return db.execute(sql, {**self.values, **bounds}).fetchall()
+
+    def _next(self, db: sqlite3.Connection) -> tuple[Key, Key] | None:
+        """The next part of at most SCANNED_RECIPIENTS rows: behind the first key, up to the second; None at the end."""
+        if self._ranges is None:
+            self._ranges = self._plan(db)
+        if self._range is None:
+            self._range = next(self._ranges, None)
+        if self._range is None:
+            self.complete = True
+            return None
+        low, self._end = self._range
+        row = db.execute(_BOUND, {"a": low[0], "b": low[1], "c": self._end[0], "d": self._end[1]}).fetchone()
+        high = Key(*row) if row else self._end
+        self._range = (high, self._end) if row else None
+        return low, high
+
+    def _plan(self, db: sqlite3.Connection) -> Iterator[tuple[Key, Key]]:
+        ids = self._selection.ids
+        destination = exact_destination(self._selection)
+        if ids is None and destination is not None:
+            found = db.execute(_DESTINATION, (destination, INDEXED_MESSAGES + 1)).fetchall()
+            ids = tuple(row[0] for row in found) if len(found) <= INDEXED_MESSAGES else None
+        if ids is not None:
+            return iter([(Key(i, -1), Key(i, LAST)) for i in sorted(set(ids))])
+        (newest,) = db.execute("SELECT max(id) FROM message").fetchone()
+        return iter([] if newest is None else [(Key(-1, -1), Key(newest, LAST))])
+
+
+_BETWEEN = "(message_id, number) > (:a, :b) AND (message_id, number) <= (:c, :d)"
+_BOUND = (
+    f"SELECT message_id, number FROM recipient WHERE {_BETWEEN}"  # noqa: S608
+    f" ORDER BY message_id, number LIMIT 1 OFFSET {SCANNED_RECIPIENTS - 1}"
+)
+_DESTINATION = "SELECT DISTINCT message_id FROM recipient WHERE destination = ? LIMIT ?"
