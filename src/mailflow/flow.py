@@ -35,7 +35,7 @@ from mailflow.ids import format_id
 from mailflow.intake import Budget, Incoming
 from mailflow.journal import Journal
 from mailflow.loader import Loader
-from mailflow.queue import Queue, Settlement
+from mailflow.queue import Changed, Queue, Settlement
 from mailflow.queuetime import QueueTime
 from mailflow.report import Action, DeliveryReport
 from mailflow.scheduler import Feedback, Job, Lane, Scheduler
@@ -459,12 +459,19 @@ class Flow:
 
     # For the operator
 
-    def withdraw(self, message_ids: list[int]) -> None:
-        """Takes the waiting jobs of messages out of memory: they are held or deleted on disk."""
-        for message_id in message_ids:
-            self._loader.forget(message_id)
+    def withdraw(self, changed: list[Changed]) -> None:
+        """Takes the waiting jobs of messages out of memory: some of their recipients are held or deleted on disk.
+
+        The others are loaded again.
+        """
+        message_ids = [c.id for c in changed]
+        if self._loader.loading:
+            for c in changed:
+                for number in c.numbers:
+                    self._loader.forget(c.id, number)
         for job in self._scheduler.remove(*message_ids, now=self._clock()):
             self._drop(job.payload.message, job.payload.recipients)
+            self._backlog.wake(job.destination, self._now())
         self._withdrawn.update(message_ids)
         self._withdrawn &= self._active.keys()
 

@@ -7,11 +7,14 @@ memory is kept in step: jobs that wait are taken out; a delivery that is under w
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from mailflow.envelope import Peer
-from mailflow.ids import format_id, parse_id
-from mailflow.queue import Changed, Selection
+from mailflow.ids import format_id
+from mailflow.queue import Changed, Command, Selection
+from mailflow.store.filters import from_json
 from mailflow.submission import message_bytes
 
 if TYPE_CHECKING:
@@ -49,43 +52,44 @@ class Operator:
             ],
         }
 
-    async def hold(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        """Messages wait until they are released."""
-        changed = await self._server.queue.hold(_selection(ids, everything=all))
-        self._server.flow.withdraw([c.id for c in changed])
-        return _shown(changed)
+    def change(self, command: str, selection: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Hold, release, delete or flush what is selected, in steps; each step's messages with the number of recipients.
 
-    async def release(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        """Held messages are due now."""
-        changed = await self._server.queue.release(_selection(ids, everything=all))
-        self._wake(changed, probe=False)
-        return _shown(changed)
+        A flush also has sites tried again that were taken for dead (wishes 46 and 79). Raises ValueError for a command or
+        a selection that is none.
+        """
+        return self._change(Command(command), from_json(selection))
 
-    async def delete(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        """Messages leave the queue without a bounce."""
-        changed = await self._server.queue.delete(_selection(ids, everything=all))
-        self._server.flow.withdraw([c.id for c in changed])
-        for c in changed:
-            self._server.log.event("removed", id=format_id(c.id), nrcpt=c.recipients, reason="deleted by the operator")
-        return _shown(changed)
+    async def _change(self, command: Command, selection: Selection) -> AsyncGenerator[list[dict[str, Any]], None]:
+        async with aclosing(self._server.queue.change(command, selection)) as steps:
+            async for changed in steps:
+                self._follow(command, changed)
+                yield [{"id": format_id(c.id), "recipients": c.recipients} for c in changed]
+        if command is Command.FLUSH:
+            self._probe(selection)
 
-    async def flush(self, destination: str | None) -> dict[str, Any]:
-        """Deferred mail is due now, and sites that were taken for dead are tried again (wish 46)."""
-        selection = Selection(destination=destination) if destination else Selection(everything=True)
-        changed = await self._server.queue.flush(selection)
-        self._wake(changed, probe=True)
-        self._probe(destination)
-        return {"messages": len(changed), "recipients": sum(c.recipients for c in changed)}
+    def _follow(self, command: Command, changed: list[Changed]) -> None:
+        """Memory follows the disk."""
+        if command in (Command.HOLD, Command.DELETE):
+            self._server.flow.withdraw(changed)
+        else:
+            self._wake(changed, probe=command is Command.FLUSH)
+        if command is Command.DELETE:
+            for c in changed:
+                self._server.log.event(
+                    "removed", id=format_id(c.id), nrcpt=c.recipients, reason="deleted by the operator"
+                )
 
     async def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         """Queues a message that the command line hands in; durable when it returns."""
         receipt = await self._server.send(message_bytes(content), sender, recipients, peer=Peer(protocol="local"))
         return {"id": receipt.queue_id}
 
-    def _probe(self, destination: str | None) -> None:
-        """Also sites without deferred mail: what was due already waits there for the probe."""
+    def _probe(self, selection: Selection) -> None:
+        """Also sites without deferred mail: mail that has not been tried may wait there for the probe."""
         flow, scheduler = self._server.flow, self._server.scheduler
-        for name in [destination] if destination else [v.destination for v in scheduler.view() if v.dead_until]:
+        names = [v.destination for v in scheduler.view() if v.dead_until] if selection.everything else []
+        for name in [selection.destination] if selection.destination else names:
             flow.wake(name, probe=True)
         flow.pump()
 
@@ -93,12 +97,3 @@ class Operator:
         for destination in {d for c in changed for d in c.destinations}:
             self._server.flow.wake(destination, probe=probe)
         self._server.flow.pump()
-
-
-def _selection(ids: list[str] | None, *, everything: bool) -> Selection:
-    """Raises ValueError for what is no queue id."""
-    return Selection(everything=True) if everything else Selection(ids=tuple(parse_id(i) for i in ids or ()))
-
-
-def _shown(changed: list[Changed]) -> list[dict[str, Any]]:
-    return [{"id": format_id(c.id), "recipients": c.recipients} for c in changed]

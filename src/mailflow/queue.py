@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from mailflow.envelope import Content, ContentFile, Message
@@ -195,7 +195,7 @@ class Queue:
 
     # Administration
 
-    async def change(self, command: Command, selection: Selection) -> AsyncIterator[list[Changed]]:
+    async def change(self, command: Command, selection: Selection) -> AsyncGenerator[list[Changed], None]:
         """An administrator's command in steps, each durable when it is given out; the next begins when it is asked for.
 
         At most ADMIN_AT_ONCE commands run, later ones wait. While other work waits for the disk, a command takes no more

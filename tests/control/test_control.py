@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Fake:
     def __init__(self, failure: Exception | None = None) -> None:
         self.asked: list[Any] = []
         self.failure = failure
+        self.late_failure: Exception | None = None
 
     def _note(self, *what: Any) -> None:
         self.asked.append(what)
@@ -36,21 +37,12 @@ class Fake:
         self._note("status")
         return {"state": "running"}
 
-    async def hold(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        self._note("hold", ids, all)
-        return [{"id": i, "recipients": 1} for i in ids or ["every"]]
-
-    async def release(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        self._note("release", ids, all)
-        return []
-
-    async def delete(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        self._note("delete", ids, all)
-        return []
-
-    async def flush(self, destination: str | None) -> dict[str, Any]:
-        self._note("flush", destination)
-        return {"messages": 2, "recipients": 3}
+    async def change(self, command: str, selection: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+        self._note(command, selection)
+        for number in selection.get("ids", []):
+            yield [{"id": number, "recipients": 1}]
+            if self.late_failure:
+                raise self.late_failure
 
     async def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         self._note("send", sender, recipients, content)
@@ -86,21 +78,18 @@ def test_every_command_arrives(path: Path, run: Any) -> None:
 
     def work(client: ControlClient) -> None:
         assert client.status() == {"state": "running"}
-        assert client.change("hold", ["a", "b"]) == [{"id": "a", "recipients": 1}, {"id": "b", "recipients": 1}]
-        assert client.change("release", None) == []
-        client.change("delete", ["c"])
-        assert client.flush(None) == {"messages": 2, "recipients": 3}
-        client.flush("smtp:example.org")
+        found = client.change("hold", {"ids": ["a", "b"]})
+        assert list(found) == [{"id": "a", "recipients": 1}, {"id": "b", "recipients": 1}]
+        assert list(client.change("release", {"all": True})) == []
+        assert list(client.change("flush", {"destination": "smtp:example.org"})) == []
         assert client.send("a@b.test", ["c@d.test"], b"Subject: x\r\n\r\n\xff\n") == {"id": "1js8he3dc00"}
 
     with_server(path, fake, work, run)
     assert fake.asked == [
         ("status",),
-        ("hold", ["a", "b"], False),
-        ("release", None, True),
-        ("delete", ["c"], False),
-        ("flush", None),
-        ("flush", "smtp:example.org"),
+        ("hold", {"ids": ["a", "b"]}),
+        ("release", {"all": True}),
+        ("flush", {"destination": "smtp:example.org"}),
         ("send", "a@b.test", ["c@d.test"], b"Subject: x\r\n\r\n\xff\n"),
     ]
 
@@ -136,15 +125,9 @@ def test_a_refused_message_brings_its_reply(path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "body", "status"),
     [
-        ("POST", "/v1/queue/hold", b"{}", 400),
-        ("POST", "/v1/queue/hold", b'{"ids": []}', 400),
-        ("POST", "/v1/queue/hold", b'{"ids": "abc"}', 400),
-        ("POST", "/v1/queue/hold", b'{"ids": ["a"], "all": true}', 400),
-        ("POST", "/v1/queue/hold", b'{"all": "yes"}', 400),
         ("POST", "/v1/queue/hold", b"[", 400),
         ("POST", "/v1/queue/hold", b"\xff", 400),
         ("POST", "/v1/queue/hold", b" " * 2_000_000, 413),
-        ("POST", "/v1/queue/flush", b'{"destination": 5}', 400),
         ("POST", "/v1/send", b'{"sender": "a", "recipients": ["b"]}', 400),
         ("POST", "/v1/send", b'{"sender": "a", "recipients": []}\nx', 400),
         ("POST", "/v1/send", b"x" * 3_000_000, 413),
@@ -168,6 +151,32 @@ def test_bad_requests_get_an_error_in_json(
     assert got == status
     assert set(answer) == {"error"}
     assert fake.asked == []
+
+
+def test_what_fails_between_two_steps_is_told_and_what_was_done_before_too(path: Path) -> None:
+    fake = Fake()
+    fake.late_failure = QueueError("the disk is gone")
+    told: list[Any] = []
+
+    def work(client: ControlClient) -> None:
+        told.extend(client.change("delete", {"ids": ["a", "b"]}))  # keeps what came before the error
+
+    with pytest.raises(ControlError, match="the disk is gone"):
+        with_server(path, fake, work)
+    assert told == [{"id": "a", "recipients": 1}]
+
+
+def test_half_an_answer_is_not_taken_for_a_whole_one(path: Path) -> None:
+    fake = Fake()
+    fake.late_failure = RuntimeError("secret")
+
+    def work(client: ControlClient) -> None:
+        for _ in client.change("delete", {"ids": ["a", "b"]}):
+            pass
+
+    with pytest.raises(ControlError):
+        with_server(path, fake, work)
+    assert "secret" in path.with_suffix(".log").read_text()
 
 
 def test_garbage_is_answered_and_does_not_end_the_server(path: Path) -> None:

@@ -222,9 +222,8 @@ def test_a_held_message_waits_and_a_deleted_one_is_gone(tmp_path: Path) -> None:
         for n in range(10):
             await b.submit(f"u{n}@slow.example")
         ids = [m.id for m in list_messages(tmp_path / "spool")]
-        await b.queue.hold(Selection(ids=(ids[8],)))
-        await b.queue.delete(Selection(ids=(ids[9],)))
-        b.flow.withdraw([ids[8], ids[9]])
+        b.flow.withdraw(await b.queue.hold(Selection(ids=(ids[8],))))
+        b.flow.withdraw(await b.queue.delete(Selection(ids=(ids[9],))))
         while (await b.queue.counts()).recipients > 1:
             agent.finish()
             await asyncio.sleep(0.001)
@@ -249,7 +248,7 @@ def test_what_is_withdrawn_during_an_attempt_is_not_tried_again(tmp_path: Path, 
         await b.until(lambda: agent.open)
         change = b.queue.hold if command == "hold" else b.queue.delete
         (changed,) = await change(Selection(everything=True))
-        b.flow.withdraw([changed.id])
+        b.flow.withdraw([changed])
         agent.answer = lambda _address: RETURNED
         agent.finish()
         await b.until(lambda: not b.flow.active)
@@ -273,7 +272,7 @@ def test_what_is_released_during_the_same_attempt_is_not_forgotten(tmp_path: Pat
         await b.until(lambda: agent.open)
         for change in (b.queue.hold, b.queue.release):
             (changed,) = await change(Selection(everything=True))
-            b.flow.withdraw([changed.id])
+            b.flow.withdraw([changed])
         b.flow.wake(changed.destinations[0], probe=False)
         facts = iter([RETURNED, TAKEN])
         agent.answer = lambda _address: next(facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -27,6 +27,10 @@ def operator(b: Bench) -> Operator:
     return Operator(cast("Server", parts))
 
 
+async def run(b: Bench, command: str, selection: dict[str, Any]) -> list[dict[str, Any]]:
+    return [entry async for step in operator(b).change(command, selection) for entry in step]
+
+
 @pytest.mark.wish(46)
 @pytest.mark.parametrize("destination", [None, "smtp:far.example"])
 def test_a_flush_also_reaches_mail_that_was_due_and_waits_for_a_dead_site(
@@ -41,7 +45,7 @@ def test_a_flush_also_reaches_mail_that_was_due_and_waits_for_a_dead_site(
         await asyncio.sleep(0.02)
         assert len(agent.seen) == 1
         agent.answer = lambda _address: TAKEN
-        await operator(b).flush(destination)
+        await run(b, "flush", {"destination": destination} if destination else {"all": True})
         await b.empty()
 
     play(tmp_path / "spool", story, agent, scheduler=DEADLY)
@@ -55,14 +59,13 @@ def test_hold_release_and_delete_under_way(tmp_path: Path) -> None:
         for n in range(30):
             await b.submit(f"u{n}@far.example")
         ids = [m.queue_id for m in list_messages(tmp_path / "spool")]
-        act = operator(b)
-        held = await act.hold(ids[:20])
+        held = await run(b, "hold", {"ids": ids[:20]})
         assert len(held) == 20
-        await act.delete(ids[20:25])
+        await run(b, "delete", {"ids": ids[20:25]})
         while (await b.queue.counts()).recipients > (await b.queue.counts()).held:
             agent.finish()
             await asyncio.sleep(0.001)
-        await act.release(None, all=True)
+        await run(b, "release", {"all": True})
         while (await b.queue.counts()).recipients:
             agent.finish()
             await asyncio.sleep(0.001)

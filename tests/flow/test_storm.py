@@ -82,7 +82,7 @@ def test_each_recipient_has_exactly_one_end(tmp_path: Path, seed: int) -> None:
         some = [m.id for m in list_messages(tmp_path / "spool", limit=20) if rng.random() < 0.3]
         if some and rng.random() < 0.5:
             changed = await b.queue.hold(Selection(ids=tuple(some)))
-            b.flow.withdraw([c.id for c in changed])
+            b.flow.withdraw(changed)
         elif some:
             for c in await b.queue.release(Selection(ids=tuple(some))):
                 for destination in c.destinations:

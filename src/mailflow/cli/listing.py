@@ -5,9 +5,11 @@ What comes from outside (addresses, remote replies) is shown without control cha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mailflow.store.search import Count
     from mailflow.store.values import QueuedMessage, QueuedRecipient
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -67,10 +69,27 @@ def _recipient_lines(recipient: QueuedRecipient, *, details: bool) -> list[str]:
     return lines
 
 
-def total_line(messages: int, recipients: int, size: int) -> str:
-    """The last line of a listing."""
+def count_lines(counts: Sequence[Count], by: str, now: float) -> list[str]:
+    """A table: recipients, messages, how long the oldest has been in the queue, and what was counted by."""
+    lines = [f"{'recipients':>10}  {'messages':>10}  {'oldest':>8}  {by}"]
+    for c in counts:
+        value = printable(c.value) or ("<>" if by == "sender" else "(none)")
+        lines.append(f"{c.recipients:>10}  {c.messages:>10}  {format_age(now - c.oldest):>8}  {value}")
+    return lines
+
+
+def format_age(seconds: float) -> str:
+    """An age in its largest unit: "45s", "3h", "12d"."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+def total_line(messages: int, recipients: int, size: int, *, everything: bool = True) -> str:
+    """The last line of a listing, of `everything` or of what was selected."""
     if not messages:
-        return "Mail queue is empty"
+        return "Mail queue is empty" if everything else "No such mail in the queue"
     return f"-- {plural(messages, 'message')}, {plural(recipients, 'recipient')}, {format_bytes(size)}"
 
 

@@ -1,52 +1,47 @@
-"""`mailflow queue …`: what is in the queue, and changing it.
+"""`mailflow queue …`: what is in the queue, and changing it. Here: list, show, count.
 
-Listing reads the queue on disk, whether the server runs, is stopped or was killed (wish 51). The acting commands ask the running
-server through its control socket; when none runs they lock the queue and change it themselves.
+Reading takes the queue on disk, whether the server runs, is stopped or was killed (wish 51). The commands that change
+something are in `queue_change.py`, those that look after the files in `queue_care.py`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailflow.cli.context import State, common, control_client
-from mailflow.cli.listing import message_fields, message_lines, plural, total_line
-from mailflow.ids import format_id, parse_id
+from mailflow.cli.context import State, common
+from mailflow.cli.listing import count_lines, message_fields, message_lines, plural, total_line
+from mailflow.cli.queue_change import COMMANDS
+from mailflow.cli.selecting import parse_ids, selecting, selection
+from mailflow.ids import format_id
 
 if TYPE_CHECKING:
-    from mailflow.control.client import ControlClient
-    from mailflow.settings import Settings
-    from mailflow.store.values import Changed, Selection
+    from mailflow.store.search import Count
 
-T = TypeVar("T")
-_TRANSPORTS = ("smtp:", "local:", "discard:", "error:")
-_DONE = {"hold": "on hold", "release": "released", "delete": "deleted"}
+BY = ("destination", "recipient-domain", "sender", "sender-domain", "client", "reason", "state")
 
 
 @click.group("queue")
 @common
 def command(state: State) -> None:
-    """List, show and change the mail in the queue."""
-
-
-def _parse(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[int, ...]:
-    """Queue ids from text; a usage error for what is none."""
-    try:
-        return tuple(dict.fromkeys(parse_id(text) for text in texts))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    """List, show, count and change the mail in the queue."""
 
 
 @command.command("list")
+@click.argument("ids", metavar="[ID]...", nargs=-1, callback=parse_ids)
+@selecting
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; nothing for an empty queue.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many messages.")
 @common
-def list_command(state: State, as_json: bool, limit: int | None) -> None:
-    """List the messages in the queue, oldest first.
+def list_command(state: State, ids: tuple[int, ...], where: dict[str, Any], as_json: bool, limit: int | None) -> None:
+    """List messages in the queue, oldest first: all, or those for which all that is given holds.
+
+    With conditions, only the recipients are shown for which they hold: what a command with the same
+    conditions would change.
 
     JSON fields: id; sender ("" = null sender); size in bytes; arrived, seconds since 1970; client; remaining, the
     number of recipients in the queue; recipients (the first 1,000), each with address, original (the address that the
@@ -55,20 +50,65 @@ def list_command(state: State, as_json: bool, limit: int | None) -> None:
     """
     settings = state.load()
     from mailflow.store.reader import list_messages
+    from mailflow.store.search import find_messages
 
+    chosen = selection(settings, where, ids)
+    if chosen.everything:
+        found = list_messages(settings.spool, limit=limit)
+    else:
+        found = find_messages(settings.spool, chosen, time.time(), limit)
     messages = recipients = size = 0
-    for message in list_messages(settings.spool, limit=limit):
-        messages, recipients, size = messages + 1, recipients + message.remaining, size + message.size
+    for message in found:
+        messages, size = messages + 1, size + message.size
+        recipients += message.remaining if chosen.everything else len(message.recipients)
         if as_json:
             print(json.dumps(message_fields(message), ensure_ascii=False))
         else:
             print("\n".join(message_lines(message)))
     if not as_json:
-        print(total_line(messages, recipients, size))
+        print(total_line(messages, recipients, size, everything=chosen.everything))
+
+
+@command.command("count")
+@selecting
+@click.option("--by", type=click.Choice(BY), help="Count apart what differs in this, most recipients first.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="With --by: at most so many lines.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with --by one for each line.")
+@common
+def count(state: State, where: dict[str, Any], by: str | None, limit: int | None, as_json: bool) -> None:
+    """Count the mail in the queue: all, or that for which all that is given holds.
+
+    JSON fields: messages, recipients, and with --by the value counted and oldest, when the first of the messages
+    arrived (seconds since 1970); without it queued, deferred and held, the recipients in these states.
+    """
+    settings = state.load()
+    from mailflow.store.search import count_by, count_messages
+
+    chosen, now = selection(settings, where), time.time()
+    if by is None:
+        states = {c.value: c.recipients for c in count_by(settings.spool, chosen, "state", now)}
+        totals = {name: states.get(name, 0) for name in ("queued", "deferred", "held")}
+        messages, recipients = count_messages(settings.spool, chosen, now), sum(totals.values())
+        if as_json:
+            print(json.dumps({"messages": messages, "recipients": recipients, **totals}))
+        else:
+            parts = ", ".join(f"{number} {name}" for name, number in totals.items())
+            print(f"{plural(messages, 'message')}, {plural(recipients, 'recipient')}: {parts}")
+        return
+    counts = count_by(settings.spool, chosen, by, now)[:limit]
+    if as_json:
+        for c in counts:
+            print(json.dumps({by: c.value, **_fields(c)}, ensure_ascii=False))
+    else:
+        print("\n".join(count_lines(counts, by, now)))
+
+
+def _fields(count: Count) -> dict[str, Any]:
+    return {"messages": count.messages, "recipients": count.recipients, "oldest": count.oldest}
 
 
 @command.command("show")
-@click.argument("ids", metavar="ID", nargs=1, callback=lambda c, p, v: _parse(c, p, (v,)))
+@click.argument("ids", metavar="ID", nargs=1, callback=lambda c, p, v: parse_ids(c, p, (v,)))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with the fields of `queue list`.")
 @click.option("--content", is_flag=True, help="Print the message itself, header and body, as it is.")
 @common
@@ -90,104 +130,5 @@ def show(state: State, ids: tuple[int, ...], as_json: bool, content: bool) -> No
         print("\n".join(message_lines(message, details=True)))
 
 
-@command.command("flush")
-@click.argument("destination", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: messages, recipients.")
-@common
-def flush(state: State, destination: str | None, as_json: bool) -> None:
-    """Try deferred mail now: all, or that for a DESTINATION as `queue list` shows it.
-
-    A domain means the destination that mail for it goes to, which may be a relay host.
-    """
-    from mailflow.store.values import Selection
-
-    settings = state.load()
-    if destination and not destination.startswith(_TRANSPORTS):
-        destination = _destination(settings, destination)
-    selection = Selection(destination=destination) if destination else Selection(everything=True)
-
-    def ask(client: ControlClient) -> dict[str, Any]:
-        return client.flush(destination)
-
-    def do(settings: Settings) -> dict[str, Any]:
-        changed = _offline(settings, "flush", selection)
-        return {"messages": len(changed), "recipients": sum(c.recipients for c in changed)}
-
-    result = _act(settings, ask, do)
-    if as_json:
-        print(json.dumps(result))
-    else:
-        recipients, messages = plural(result["recipients"], "recipient"), plural(result["messages"], "message")
-        print(f"{recipients} in {messages}{f' for {destination}' if destination else ''} now due")
-
-
-def _destination(settings: Settings, name: str) -> str:
-    """The destination of mail for a domain: "smtp:example.org"; a host in brackets is one itself."""
-    from mailflow.envelope import Route
-    from mailflow.rewrite import Resolver
-
-    resolver = Resolver(settings.local, settings.relay, settings.route, hostname=settings.hostname)
-    route = None if name.startswith("[") else resolver.resolve(f"postmaster@{name}")
-    return route.destination if isinstance(route, Route) and route.transport == "smtp" else f"smtp:{name}"
-
-
-def _changing(name: str, about: str) -> click.Command:
-    """One of hold, release and delete: they differ in what the queue does only."""
-
-    @click.command(name, help=about)
-    @click.argument("ids", metavar="ID...", nargs=-1, callback=_parse)
-    @click.option("--all", "everything", is_flag=True, help="All messages in the queue.")
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object for each message changed: id, recipients.")
-    @common
-    def change(state: State, ids: tuple[int, ...], everything: bool, as_json: bool) -> int:
-        if bool(ids) == everything:
-            raise click.UsageError("give either queue ids or --all")
-        from mailflow.store.values import Selection
-
-        names = None if everything else [format_id(i) for i in ids]
-        selection = Selection(everything=True) if everything else Selection(ids=ids)
-
-        def ask(client: ControlClient) -> list[dict[str, Any]]:
-            return client.change(name, names)
-
-        def do(settings: Settings) -> list[dict[str, Any]]:
-            return [{"id": format_id(c.id), "recipients": c.recipients} for c in _offline(settings, name, selection)]
-
-        changed = _act(state.load(), ask, do)
-        for entry in changed:
-            print(json.dumps(entry) if as_json else f"{entry['id']}  {_DONE[name]}")
-        missing = [n for n in names or [] if n not in {entry["id"] for entry in changed}]
-        for number in missing:
-            print(f"mailflow: {number}: not in the queue, or nothing to {name}", file=sys.stderr)
-        return 1 if missing else 0
-
-    return change
-
-
-for _command in (
-    _changing("hold", "Hold messages: no attempts until they are released."),
-    _changing("release", "Release held messages: they are due now."),
-    _changing("delete", "Delete messages. Their senders are not told."),
-):
+for _command in COMMANDS:
     command.add_command(_command)
-
-
-def _act(settings: Settings, ask: Callable[[ControlClient], T], do: Callable[[Settings], T]) -> T:
-    """Asks the running server, or does it when none runs. Raises ControlError, QueueError."""
-    from mailflow.control.client import NoServer
-
-    client = control_client(settings)
-    if client is not None:
-        try:
-            return ask(client)
-        except NoServer:
-            pass
-    return do(settings)
-
-
-def _offline(settings: Settings, name: str, selection: Selection) -> list[Changed]:
-    from mailflow.store.offline import open_offline
-
-    with open_offline(settings.spool, settings.queue) as queue:
-        commands = {"hold": queue.hold, "release": queue.release, "delete": queue.delete, "flush": queue.flush}
-        return commands[name](selection)

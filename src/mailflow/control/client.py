@@ -10,14 +10,19 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mailflow.errors import MailflowError
 
 TIMEOUT_SECONDS = 60.0
-"""For one step of a request: a queue of millions takes its time to change."""
-ANSWER_LIMIT = 256 * 2**20
+"""For one step of a request: a step that reads a queue of millions finds nothing to tell for a while."""
+ANSWER_LIMIT = 2**20
+"""Bytes of an answer that comes in one piece."""
+LINE_LIMIT = 64 * 1024
+"""Bytes of a line of an answer that comes in lines."""
 
 
 class NoServer(MailflowError):
@@ -56,14 +61,12 @@ class ControlClient:
         """How the server is doing."""
         return self._ask("GET", "/v1/status")  # type: ignore[no-any-return]
 
-    def change(self, command: str, ids: list[str] | None) -> list[dict[str, Any]]:
-        """`command` is "hold", "release" or "delete"; `ids` None means all. One entry for each message changed."""
-        body = {"all": True} if ids is None else {"ids": ids}
-        return self._ask("POST", f"/v1/queue/{command}", json.dumps(body).encode())  # type: ignore[no-any-return]
+    def change(self, command: str, selection: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """`command` is "hold", "release", "delete" or "flush", the selection one of `store.filters.to_json`.
 
-    def flush(self, destination: str | None) -> dict[str, Any]:
-        """Makes deferred mail due now."""
-        return self._ask("POST", "/v1/queue/flush", json.dumps({"destination": destination}).encode())  # type: ignore[no-any-return]
+        One entry for each message that a step changed, as it is changed.
+        """
+        return self._lines(f"/v1/queue/{command}", json.dumps(selection).encode())
 
     def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         """Queues a message; durable when it returns."""
@@ -71,6 +74,24 @@ class ControlClient:
         return self._ask("POST", "/v1/send", head + b"\n" + content)  # type: ignore[no-any-return]
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
+        with self._asked(method, path, body) as response:
+            return self._answer(response.status, response.read(ANSWER_LIMIT))
+
+    def _lines(self, path: str, body: bytes) -> Iterator[dict[str, Any]]:
+        """An answer that comes in lines; its end is said, so that half an answer is not taken for a whole one."""
+        with self._asked("POST", path, body) as response:
+            if response.status != 200:
+                self._answer(response.status, response.read(ANSWER_LIMIT))
+            while True:
+                entry = self._answer(200, response.readline(LINE_LIMIT))
+                if "error" in entry:
+                    raise ControlError(503, entry["error"])
+                if "done" in entry:
+                    return
+                yield entry
+
+    @contextmanager
+    def _asked(self, method: str, path: str, body: bytes | None) -> Iterator[http.client.HTTPResponse]:
         connection = _Connection(self._path, self._timeout)
         try:
             try:
@@ -80,8 +101,7 @@ class ControlClient:
             except PermissionError:
                 raise ControlError(403, f"{self._path}: only the server's user may do this") from None
             connection.request(method, path, body)
-            response = connection.getresponse()
-            return self._answer(response.status, response.read(ANSWER_LIMIT))
+            yield connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise ControlError(
                 0, f"the server does not answer on {self._path}: {error or type(error).__name__}"

@@ -6,6 +6,7 @@ a queue that cannot do it now (503). Anything else is a fault of ours: 500, and 
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 
@@ -16,20 +17,11 @@ class Control(Protocol):
         """What `mailflow status --json` prints."""
         ...
 
-    async def hold(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        """Messages wait until they are released; one entry {"id", "recipients"} for each message changed."""
-        ...
+    def change(self, command: str, selection: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """`command` is "hold", "release", "delete" or "flush"; `selection` as `store.filters.to_json` writes it.
 
-    async def release(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        """Held messages are due now."""
-        ...
-
-    async def delete(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]:
-        """Messages leave the queue without a bounce."""
-        ...
-
-    async def flush(self, destination: str | None) -> dict[str, Any]:
-        """Deferred mail for a destination, or all of it, is due now: {"messages", "recipients"}."""
+        Gives out the command's steps, in each an entry {"id", "recipients"} for every message that it changed.
+        """
         ...
 
     async def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The control socket's server side: HTTP with JSON over a UNIX socket that only the server's user may open.
 
     GET  /v1/status                                   -> {…}
-    POST /v1/queue/hold|release|delete  {"ids": […]} or {"all": true}   -> [{"id", "recipients"}, …]
-    POST /v1/queue/flush                {"destination": "smtp:example.org" or null} -> {"messages", "recipients"}
+    POST /v1/queue/hold|release|delete|flush  a selection -> lines {"id", "recipients"}, and {"done": true} at the end
     POST /v1/send   a line {"sender", "recipients"}, LF, the message's bytes  -> {"id"}
+
+A selection is {"all": true}, or conditions that all have to hold: ids, destination, sender, recipient, client, before,
+after, larger, smaller, state, reason (store/values.py). A command over many messages answers while it goes on; what
+fails in between is a last line {"error": words}, and what was told before is done. Who hangs up stops it.
 
 Errors are {"error": words}, for a refused message also {"reply": [code, status, text]}. The text of an unexpected exception
 is logged and never sent. Whoever can open the socket may do everything: the file mode (0600) is the only guard, set
@@ -18,9 +21,11 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 from aiohttp import web
 
@@ -47,9 +52,8 @@ class ControlServer:
         self._listener: asyncio.AbstractServer | None = None
         app = web.Application(client_max_size=settings.message_size + REQUEST_LIMIT, middlewares=[self._guard])
         app.router.add_get("/v1/status", self._status)
-        app.router.add_post("/v1/queue/flush", self._flush)
-        for name, command in (("hold", control.hold), ("release", control.release), ("delete", control.delete)):
-            app.router.add_post(f"/v1/queue/{name}", _changing(command))
+        for name in ("hold", "release", "delete", "flush"):
+            app.router.add_post(f"/v1/queue/{name}", partial(self._change, name))
         app.router.add_post("/v1/send", self._send)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
 
@@ -93,11 +97,8 @@ class ControlServer:
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(self._control.status())
 
-    async def _flush(self, request: web.Request) -> web.Response:
-        destination = (await _object(request)).get("destination")
-        if destination is not None and not isinstance(destination, str):
-            raise ValueError("destination: text or null expected")
-        return web.json_response(await self._control.flush(destination))
+    async def _change(self, name: str, request: web.Request) -> web.StreamResponse:
+        return await _stream(request, self._control.change(name, await _object(request)))
 
     async def _send(self, request: web.Request) -> web.Response:
         head, separator, content = (await request.read()).partition(b"\n")
@@ -108,25 +109,25 @@ class ControlServer:
         return web.json_response(await self._control.send(sender, recipients, content))
 
 
-class _Command(Protocol):
-    """Hold, release or delete."""
-
-    async def __call__(self, ids: list[str] | None, *, all: bool = False) -> list[dict[str, Any]]: ...
-
-
-def _changing(command: _Command) -> Handler:
-    """A handler for hold, release or delete."""
-
-    async def handle(request: web.Request) -> web.Response:
-        body = await _object(request)
-        ids, everything = body.get("ids"), body.get("all", False)
-        if everything is True and ids is None:
-            return web.json_response(await command(None, all=True))
-        if everything is not False or not _texts(ids):
-            raise ValueError('{"ids": [text]} or {"all": true} expected')
-        return web.json_response(await command(ids))
-
-    return handle
+async def _stream(request: web.Request, steps: AsyncGenerator[list[dict[str, Any]], None]) -> web.StreamResponse:
+    """Each step's entries as lines, as soon as it is done; an error before the first is an ordinary answer."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    try:
+        async with aclosing(steps):
+            async for entries in steps:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write("".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        last: dict[str, Any] = {"done": True}
+    except QueueError as error:
+        if not response.prepared:
+            raise
+        last = {"error": str(error)}
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write(json.dumps(last).encode() + b"\n")
+    await response.write_eof()
+    return response
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

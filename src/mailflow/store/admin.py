@@ -137,4 +137,6 @@ def _changed(rows: Rows) -> list[Changed]:
     return [Changed(key, tuple(names), tuple(numbers)) for key, (names, numbers) in found.items()]
 
 
-_KEYS = "(message_id, number) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))"
+_KEYS = (
+    "(message_id, number) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys))"
+)

@@ -21,7 +21,7 @@ _STATES = {
     "due": "due <= :now",
 }
 _TEXTS = frozenset({"destination", "sender", "recipient", "client", "state", "reason"})
-_NUMBERS = frozenset({"before", "after", "larger", "smaller"})
+_NUMBERS = frozenset({"before", "after", "larger", "smaller", "limit"})
 
 
 class Conditions(NamedTuple):
@@ -64,7 +64,12 @@ def conditions(selection: Selection, now: float) -> Conditions:
         message.append(_text("sender", "sender", s.sender, values))
     if s.client is not None:
         message.append(_client(s.client, values))
-    for name, test in (("before", "arrived <="), ("after", "arrived >="), ("larger", "size >="), ("smaller", "size <=")):
+    for name, test in (
+        ("before", "arrived <="),
+        ("after", "arrived >="),
+        ("larger", "size >="),
+        ("smaller", "size <="),
+    ):
         if (value := getattr(s, name)) is not None:
             values[name] = value
             message.append(f"{test} :{name}")
@@ -103,11 +108,10 @@ def _client(pattern: str, values: dict[str, Any]) -> str:
 
 def to_json(selection: Selection) -> dict[str, Any]:
     """A selection as the control socket takes it: what is given, ids in their text form, "all" for everything."""
-    if selection.everything:
-        return {"all": True}
     given = {f.name: getattr(selection, f.name) for f in fields(selection)}
     given["ids"] = None if selection.ids is None else [format_id(i) for i in selection.ids]
-    return {name: value for name, value in given.items() if value is not None and name != "everything"}
+    given["all"] = given.pop("everything") or None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def from_json(given: dict[str, Any]) -> Selection:

@@ -38,11 +38,16 @@ class Key(NamedTuple):
 class Scan:
     """One way through the recipients of a selection."""
 
-    def __init__(self, selection: Selection, now: float, also: str = "TRUE") -> None:
-        """`also`: another condition on columns of `recipient`, with :now and :held bound."""
+    def __init__(self, selection: Selection, now: float, also: str = "TRUE", *, message: bool = False) -> None:
+        """`also`: another condition on columns of `recipient`, with :now and :held bound; `message`: columns of `message`
+        are wanted, whatever the conditions are."""
         where = conditions(selection, now)
+        if message and not where.message:
+            where = where._replace(message="TRUE")
         self.values = where.values
-        self.complete = False
+        self.complete = selection.limit == 0
+        self._left = LAST if selection.limit is None else selection.limit
+        self._last = -1
         self._selection = selection
         self._ranges: Iterator[tuple[Key, Key]] | None = None
         self._range: tuple[Key, Key] | None = None
@@ -66,19 +71,32 @@ class Scan:
                 break
             if part[1] < self._end:  # the rest of this range is for the next look
                 break
-        return found
+        return self._limited(found)
 
-    def groups(self, db: sqlite3.Connection, columns: str, key: str) -> list[tuple[Any, ...]]:
-        """Sums over the next rows, grouped by an expression; `columns` are aggregates and the expression."""
-        part = self._next(db)
-        return [] if part is None else self._select(db, f"SELECT {columns}{self._from} GROUP BY {key}", *part, 0)
+    def _limited(self, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Ends the scan with the last message that is wanted."""
+        for at, row in enumerate(rows):
+            if row[0] != self._last:
+                if self._left == 0:
+                    self.complete = True
+                    return rows[:at]
+                self._last, self._left = row[0], self._left - 1
+        return rows
+
+    def groups(self, db: sqlite3.Connection, columns: str) -> list[tuple[Any, ...]]:
+        """Sums over the next rows: `columns` are an expression to group by, and aggregates. No message is in two parts."""
+        part = self._next(db, whole=True)
+        return [] if part is None else self._select(db, f"SELECT {columns}{self._from} GROUP BY 1", *part, 0)
 
     def _select(self, db: sqlite3.Connection, sql: str, low: Key, high: Key, most: int) -> list[tuple[Any, ...]]:
         bounds = {"a": low[0], "b": low[1], "c": high[0], "d": high[1], "most": most}
         return db.execute(sql, {**self.values, **bounds}).fetchall()
 
-    def _next(self, db: sqlite3.Connection) -> tuple[Key, Key] | None:
-        """The next part of at most SCANNED_RECIPIENTS rows: behind the first key, up to the second; None at the end."""
+    def _next(self, db: sqlite3.Connection, *, whole: bool = False) -> tuple[Key, Key] | None:
+        """The next part of at most SCANNED_RECIPIENTS rows: behind the first key, up to the second; None at the end.
+
+        `whole`: and what else the last message has.
+        """
         if self._ranges is None:
             self._ranges = self._plan(db)
         if self._range is None:
@@ -88,7 +106,7 @@ class Scan:
             return None
         low, self._end = self._range
         row = db.execute(_BOUND, {"a": low[0], "b": low[1], "c": self._end[0], "d": self._end[1]}).fetchone()
-        high = Key(*row) if row else self._end
+        high = Key(row[0], LAST if whole else row[1]) if row else self._end
         self._range = (high, self._end) if row else None
         return low, high
 

@@ -85,9 +85,12 @@ class Selection:
     reason: str | None = None
     """Part of what the last attempt's failure said."""
     everything: bool = False
+    limit: int | None = None
+    """At most so many messages, the oldest; no condition by itself."""
 
     def __post_init__(self) -> None:
-        given = [f.name for f in fields(self) if f.name != "everything" and getattr(self, f.name) is not None]
+        names = {f.name for f in fields(self)} - {"everything", "limit"}
+        given = [name for name in names if getattr(self, name) is not None]
         if bool(given) == self.everything:
             raise ValueError("a selection has conditions, or is everything")
         if self.state is not None and self.state not in STATES:
