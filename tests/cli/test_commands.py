@@ -114,6 +114,11 @@ class TestUsage:
             (["statu"], "did you mean 'status'?"),
             (["queue"], "Usage: mailflow queue"),
             (["queue", "hold"], "give either queue ids or --all"),
+            (["queue", "delete", "--all", "--sender", "x"], "give either queue ids or --all"),
+            (["queue", "flush", "--all", "--sender", "x"], "--all goes with nothing else"),
+            (["queue", "list", "--older", "yesterday"], "not a duration"),
+            (["queue", "list", "--larger", "much"], "not a size"),
+            (["queue", "count", "--by", "weather"], "--by"),
             (["queue", "hold", "--all", "1js8he3dc00"], "give either queue ids or --all"),
             (["queue", "delete", "nonsense"], "not a queue id: 'nonsense'"),
             (["queue", "show"], "Missing argument"),
@@ -292,6 +297,80 @@ class TestQueueWithoutServer:
         assert (result.code, set(result.rows[0])) == (0, {"messages", "recipients"})
         assert "for smtp:[127.0.0.2]:25 now due" in mailflow("queue", "flush", "partner.example").out
         assert "for local:alice now due" in mailflow("queue", "flush", "local:alice").out
+
+
+@pytest.mark.wish(51)
+class TestQueueConditions:
+    """What the conditions find is tested in tests/queue; here: that the words reach them, and what is said."""
+
+    def test_list_shows_what_delete_would_change(self, mailflow: Mailflow) -> None:
+        send(mailflow, "alice@example.test", "x@far.example", "y@far.example")
+        send(mailflow, "bob@example.test")
+        [row] = mailflow("queue", "list", "--recipient", "*@FAR.example", "--json").rows
+        assert isinstance(row["recipients"], list)
+        assert [r["address"] for r in row["recipients"]] == ["x@far.example", "y@far.example"]
+        listed = mailflow("queue", "list", "--recipient", "*@far.example").out.splitlines()
+        assert listed[-1].startswith("-- 1 message, 2 recipients, ")
+        deleted = mailflow("queue", "delete", "--recipient", "*@far.example")
+        assert (deleted.code, deleted.out) == (0, "2 recipients in 1 message deleted\n")
+        again = mailflow("queue", "delete", "--recipient", "*@far.example")
+        assert (again.code, again.out) == (0, "0 recipients in 0 messages deleted\n")
+        assert mailflow("queue", "list", "--recipient", "*@far.example").out == "No such mail in the queue\n"
+        assert len(mailflow("queue", "list", "--json").rows) == 2
+
+    @pytest.mark.parametrize(
+        ("words", "found"),
+        [
+            (["--sender", "me@*"], 2),
+            (["--sender", "<>"], 0),
+            (["--older", "1h"], 0),
+            (["--newer", "1h"], 2),
+            (["--larger", "1KiB"], 0),
+            (["--smaller", "1KiB", "--state", "due"], 2),
+            (["--client", "local"], 2),
+            (["--reason", "refused"], 0),
+            (["--destination", "local:alice"], 1),
+            (["--next-hop", "partner.example"], 1),
+            (["--destination", "smtp:*"], 1),
+            (["--destination", "al*"], 1),
+        ],
+    )
+    def test_every_option(self, mailflow: Mailflow, words: list[str], found: int) -> None:
+        send(mailflow, "alice@example.test")
+        send(mailflow, "x@partner.example")
+        assert len(mailflow("queue", "list", "--json", *words).rows) == found
+        assert mailflow("queue", "count", "--json", *words).rows[0]["messages"] == found
+        if "--state" not in words:
+            assert len(mailflow("queue", "hold", "--json", *words).rows) == found
+            assert len(mailflow("queue", "release", "--json", *words, "--limit", "1").rows) == min(1, found)
+
+    def test_a_domain_behind_a_relay_for_many_means_only_its_own_mail(self, mailflow: Mailflow) -> None:
+        send(mailflow, "x@far.example")
+        send(mailflow, "y@other.example")  # both go to relay.host
+        [row] = mailflow("queue", "list", "--destination", "far.example", "--json").rows
+        assert isinstance(row["recipients"], list)
+        assert [r["address"] for r in row["recipients"]] == ["x@far.example"]
+
+    def test_count(self, mailflow: Mailflow) -> None:
+        assert mailflow("queue", "count").code == 1  # there is no queue
+        first = send(mailflow, "alice@example.test", "x@far.example")
+        send(mailflow, "y@far.example")
+        mailflow("queue", "hold", first)
+        assert mailflow("queue", "count").out == "2 messages, 3 recipients: 1 queued, 0 deferred, 2 held\n"
+        rows = mailflow("queue", "count", "--by", "recipient-domain", "--json").rows
+        assert [(r["recipient-domain"], r["messages"], r["recipients"]) for r in rows] == [
+            ("far.example", 2, 2),
+            ("example.test", 1, 1),
+        ]
+        lines = mailflow("queue", "count", "--by", "state", "--limit", "1").out.splitlines()
+        assert lines[0].split() == ["recipients", "messages", "oldest", "state"]
+        assert [line.split()[:2] + line.split()[3:] for line in lines[1:]] == [["2", "1", "held"]]
+
+    def test_flush_by_id_and_condition(self, mailflow: Mailflow) -> None:
+        number = send(mailflow, "x@far.example", "y@partner.example")
+        assert mailflow("queue", "flush", "--id", number).out == "2 recipients in 1 message now due\n"
+        assert mailflow("queue", "flush", "--recipient", "y@*").out == "1 recipient in 1 message now due\n"
+        assert mailflow("queue", "flush", "--sender", "x").out == "0 recipients in 0 messages now due\n"
 
 
 class TestSend:

@@ -82,18 +82,16 @@ def count(state: State, where: dict[str, Any], by: str | None, limit: int | None
     arrived (seconds since 1970); without it queued, deferred and held, the recipients in these states.
     """
     settings = state.load()
-    from mailflow.store.search import count_by, count_messages
+    from mailflow.store.search import count_by, totals
 
     chosen, now = selection(settings, where), time.time()
     if by is None:
-        states = {c.value: c.recipients for c in count_by(settings.spool, chosen, "state", now)}
-        totals = {name: states.get(name, 0) for name in ("queued", "deferred", "held")}
-        messages, recipients = count_messages(settings.spool, chosen, now), sum(totals.values())
+        found = totals(settings.spool, chosen, now)
         if as_json:
-            print(json.dumps({"messages": messages, "recipients": recipients, **totals}))
+            print(json.dumps(found._asdict()))
         else:
-            parts = ", ".join(f"{number} {name}" for name, number in totals.items())
-            print(f"{plural(messages, 'message')}, {plural(recipients, 'recipient')}: {parts}")
+            states = f"{found.queued} queued, {found.deferred} deferred, {found.held} held"
+            print(f"{plural(found.messages, 'message')}, {plural(found.recipients, 'recipient')}: {states}")
         return
     counts = count_by(settings.spool, chosen, by, now)[:limit]
     if as_json:

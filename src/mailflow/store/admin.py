@@ -27,6 +27,8 @@ STEP_SECONDS = 0.02
 """A step that took longer is followed by a smaller one: new mail waits for its 250 as long as a step takes."""
 STEP_RECIPIENTS = 2000
 """Recipients changed in one transaction, at most."""
+SCANNED_RECIPIENTS = 5000
+"""Rows that a step looks at, at most, whether they are meant or not: some 5 ms."""
 FIRST_STEP = 200
 SMALLEST_STEP = 50
 
@@ -60,7 +62,7 @@ class AdminTask:
         """What the last step took."""
         self._command = command
         self._now = now
-        self._scan = Scan(selection, now, _ABOUT[command])
+        self._scan = Scan(selection, now, _ABOUT[command], look=SCANNED_RECIPIENTS)
         self._most = FIRST_STEP
 
     @property

@@ -36,8 +36,8 @@ class Conditions(NamedTuple):
 
     @property
     def tables(self) -> str:
-        """What stands behind FROM."""
-        return "recipient JOIN message ON id = message_id" if self.message else "recipient"
+        """What stands behind FROM. CROSS: only the recipients of messages that fulfil their conditions are looked at."""
+        return "message CROSS JOIN recipient ON message_id = id" if self.message else "recipient"
 
     @property
     def both(self) -> str:

@@ -4,7 +4,7 @@ Used by the administrator's commands (inside the writer's transactions) and by l
 `Scan` remembers how far it came as a key of `recipient`, so that between two steps anything may enter and leave. Mail that
 arrives after the scan began is not meant.
 
-What a step costs: it looks at no more than SCANNED_RECIPIENTS rows. One destination, or ids, are found by their index;
+What a step costs: it looks at no more rows than its user can wait for. One destination, or ids, are found by their index;
 anything else reads all rows once, which for 1,000,000 takes less than a second over all steps, and is why rare
 conditions have no index: each would cost every message a page more to write.
 """
@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 from mailflow.store.filters import conditions, exact_destination
 from mailflow.store.values import Selection
 
-SCANNED_RECIPIENTS = 5000
-"""Rows that one look reads at most: some 5 ms."""
 RANGES_AT_ONCE = 500
 """Messages that one step looks up by id, at most."""
 INDEXED_MESSAGES = 20_000
@@ -38,9 +36,17 @@ class Key(NamedTuple):
 class Scan:
     """One way through the recipients of a selection."""
 
-    def __init__(self, selection: Selection, now: float, also: str = "TRUE", *, message: bool = False) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        now: float,
+        also: str = "TRUE",
+        *,
+        look: int,
+        message: bool = False,
+    ) -> None:
         """`also`: another condition on columns of `recipient`, with :now and :held bound; `message`: columns of `message`
-        are wanted, whatever the conditions are."""
+        are wanted, whatever the conditions are; `look`: rows that one look reads at most."""
         where = conditions(selection, now)
         if message and not where.message:
             where = where._replace(message="TRUE")
@@ -51,6 +57,8 @@ class Scan:
         self._selection = selection
         self._ranges: Iterator[tuple[Key, Key]] | None = None
         self._range: tuple[Key, Key] | None = None
+        self._look = look
+        also = f"{also} AND id >= :a AND id <= :c" if where.message else also
         self._from = f" FROM {where.tables} WHERE {_BETWEEN} AND {where.both} AND {also}"
 
     def rows(self, db: sqlite3.Connection, columns: str, most: int) -> list[tuple[Any, ...]]:
@@ -93,7 +101,7 @@ class Scan:
         return db.execute(sql, {**self.values, **bounds}).fetchall()
 
     def _next(self, db: sqlite3.Connection, *, whole: bool = False) -> tuple[Key, Key] | None:
-        """The next part of at most SCANNED_RECIPIENTS rows: behind the first key, up to the second; None at the end.
+        """The next part of at most `look` rows: behind the first key, up to the second; None at the end.
 
         `whole`: and what else the last message has.
         """
@@ -105,7 +113,8 @@ class Scan:
             self.complete = True
             return None
         low, self._end = self._range
-        row = db.execute(_BOUND, {"a": low[0], "b": low[1], "c": self._end[0], "d": self._end[1]}).fetchone()
+        keys = {"a": low[0], "b": low[1], "c": self._end[0], "d": self._end[1], "look": self._look - 1}
+        row = db.execute(_BOUND, keys).fetchone()
         high = Key(row[0], LAST if whole else row[1]) if row else self._end
         self._range = (high, self._end) if row else None
         return low, high
@@ -125,6 +134,6 @@ class Scan:
 _BETWEEN = "(message_id, number) > (:a, :b) AND (message_id, number) <= (:c, :d)"
 _BOUND = (
     f"SELECT message_id, number FROM recipient WHERE {_BETWEEN}"  # noqa: S608
-    f" ORDER BY message_id, number LIMIT 1 OFFSET {SCANNED_RECIPIENTS - 1}"
+    " ORDER BY message_id, number LIMIT 1 OFFSET :look"
 )
 _DESTINATION = "SELECT DISTINCT message_id FROM recipient WHERE destination = ? LIMIT ?"

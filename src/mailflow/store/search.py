@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mailflow.store import rows
 from mailflow.store.failure import failure
@@ -22,19 +22,26 @@ from mailflow.store.filters import conditions
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
 from mailflow.store.scan import Scan
 from mailflow.store.schema import connect_read_only, database
-from mailflow.store.values import QueuedMessage, Selection
+from mailflow.store.values import QueueCounts, QueuedMessage, Selection
 
 T = TypeVar("T")
 
+READ_ROWS = 50_000
+"""Rows that one look reads at most: some 30 ms, in which the log cannot be begun anew."""
 FOUND_AT_ONCE = 500
 """Recipients that one look finds, at most."""
 LISTED_RECIPIENTS = 1000
 """Recipients of one message that are shown."""
+DESTINATIONS_AT_ONCE = 1000
 GROUPS = 200_000
 """Different values that are counted apart; what else comes is counted together, which bounds memory."""
 OTHERS = "(others)"
 
-_DOMAIN = "lower(replace({0}, rtrim({0}, replace({0}, '@', '')), ''))"  # what stands behind the last @
+_DOMAIN = (
+    "lower(CASE instr(substr({0}, instr({0}, '@') + 1), '@') WHEN 0 THEN substr({0}, instr({0}, '@') + 1)"
+    " ELSE replace({0}, rtrim({0}, replace({0}, '@', '')), '') END)"
+)
+"""What stands behind the last @; a quoted local part may have others."""
 GROUPINGS = {
     "destination": "destination",
     "recipient-domain": _DOMAIN.format("address"),
@@ -65,7 +72,7 @@ def find_messages(
 
     Raises QueueError when there is no queue, or it cannot be read.
     """
-    scan, last = Scan(replace(selection, limit=limit), now), -1
+    scan, last = Scan(replace(selection, limit=limit), now, look=READ_ROWS), -1
     with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
         while not scan.complete:
             found = _asked(spool, partial(_look, db, scan, selection, now, last, recipients))
@@ -108,12 +115,37 @@ def count_by(spool: Path, selection: Selection, by: str, now: float) -> list[Cou
         raise ValueError(f"cannot count by {by!r} (accepted: {', '.join(GROUPINGS)})")
     found: dict[str, Count] = {}
     with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
-        scan = Scan(selection, now, message=by in _OF_MESSAGE)
+        if by == "destination" and selection.everything:
+            return _ordered(_count_destinations(spool, db))
+        scan = Scan(selection, now, message=by in _OF_MESSAGE, look=READ_ROWS)
         columns = f"{GROUPINGS[by]}, count(DISTINCT message_id), count(*), min(message_id)"
         while not scan.complete:
             for value, messages, recipients, first in _asked(spool, lambda: scan.groups(db, columns)):
                 _add(found, Count(value, messages, recipients, first / 1e6))
-    return sorted(found.values(), key=lambda c: (-c.recipients, c.value))
+    return _ordered(found.values())
+
+
+def _ordered(counts: Iterable[Count]) -> list[Count]:
+    return sorted(counts, key=lambda c: (-c.recipients, c.value))
+
+
+def _count_destinations(spool: Path, db: sqlite3.Connection) -> list[Count]:
+    """From the index alone, which has them in order: a third of the work."""
+    found: list[Count] = []
+    sql = (
+        "SELECT destination, count(DISTINCT message_id), count(*), min(message_id) FROM recipient"
+        " WHERE destination > ? GROUP BY destination LIMIT ?"
+    )
+    while True:
+        after = found[-1].value if found else ""
+        part = _asked(spool, partial(_rows, db, sql, after, DESTINATIONS_AT_ONCE))
+        found += [Count(name, messages, recipients, first / 1e6) for name, messages, recipients, first in part]
+        if len(part) < DESTINATIONS_AT_ONCE:
+            return found
+
+
+def _rows(db: sqlite3.Connection, sql: str, *values: str | int) -> list[tuple[Any, ...]]:
+    return db.execute(sql, values).fetchall()
 
 
 def _add(found: dict[str, Count], more: Count) -> None:
@@ -131,14 +163,19 @@ def _add(found: dict[str, Count], more: Count) -> None:
     )
 
 
-def count_messages(spool: Path, selection: Selection, now: float) -> int:
-    """How many messages have a selected recipient. Raises QueueError."""
-    total = 0
+def totals(spool: Path, selection: Selection, now: float) -> QueueCounts:
+    """How much is selected, and in which states. Raises QueueError."""
+    columns = (
+        "'', count(DISTINCT message_id), count(*),"
+        " coalesce(sum(due >= :held), 0), coalesce(sum(due < :held AND attempts > 0), 0)"
+    )
+    messages = recipients = held = deferred = 0
     with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
-        scan = Scan(selection, now)
+        scan = Scan(selection, now, look=READ_ROWS)
         while not scan.complete:
-            total += sum(row[1] for row in _asked(spool, lambda: scan.groups(db, "'', count(DISTINCT message_id)")))
-    return total
+            for _, m, r, h, d in _asked(spool, lambda: scan.groups(db, columns)):
+                messages, recipients, held, deferred = messages + m, recipients + r, held + h, deferred + d
+    return QueueCounts(messages, recipients, recipients - held - deferred, deferred, held)
 
 
 def _asked(spool: Path, question: Callable[[], T]) -> T:
