@@ -471,7 +471,7 @@ class Flow:
                     self._loader.forget(c.id, number)
         for job in self._scheduler.remove(*message_ids, now=self._clock()):
             self._drop(job.payload.message, job.payload.recipients)
-            self._backlog.wake(job.destination, self._now())
+            self.wake(job.destination, probe=False)
         self._withdrawn.update(message_ids)
         self._withdrawn &= self._active.keys()
 

@@ -110,7 +110,7 @@ class QueueModel(RuleBasedStateMachine):
             key
             for key, row in self.rows.items()
             if (which == "all" or (key[0] == number if which == "id" else row[0] == where))
-            and {"h": row[1] < HELD, "r": row[1] == HELD, "f": NOW < row[1] < HELD, "d": True}[command]
+            and {"h": row[1] < HELD, "r": row[1] == HELD, "f": row[1] < HELD, "d": True}[command]
         ]
         call = {"h": self.queue.hold, "r": self.queue.release, "f": self.queue.flush, "d": self.queue.delete}[command]
         changed = self.runner.run(awaited(call, selection))
@@ -120,7 +120,8 @@ class QueueModel(RuleBasedStateMachine):
             if command == "d":
                 del self.rows[key]
             else:
-                self.rows[key][1] = HELD if command == "h" else NOW
+                due = self.rows[key][1]
+                self.rows[key][1] = {"h": HELD, "r": NOW, "f": min(due, NOW)}[command]
 
     @rule()
     def reopen(self) -> None:
