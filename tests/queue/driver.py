@@ -100,7 +100,8 @@ async def main() -> None:
     parser.add_argument("--mark", action="store_true", help="name the steady state with system calls that strace shows")
     options = parser.parse_args()
     clock = (lambda: options.clock) if options.clock else time.time
-    queue = await Queue.open(options.spool, QueueSettings(checkpoint="1MiB"), now=clock)
+    # The threshold: so that half of the contents go to segments.
+    queue = await Queue.open(options.spool, QueueSettings(checkpoint="1MiB", segment_threshold="1KiB"), now=clock)
     say("open")
     if options.mark:
         # Warm up, so that the files have the size they need; then the part that is counted.

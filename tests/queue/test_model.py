@@ -43,7 +43,7 @@ class QueueModel(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.queue: Queue = self.runner.run(
-            Queue.open(self.spool, QueueSettings(segment_threshold=25), now=lambda: NOW)
+            Queue.open(self.spool, QueueSettings(segment_threshold=10), now=lambda: NOW)
         )
 
     def teardown(self) -> None:

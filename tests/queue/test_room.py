@@ -52,7 +52,7 @@ def test_a_burst_between_two_looks_leaves_the_reserve(small_disk: Path) -> None:
         assert accepted >= 10, "as much as fits is taken"
         assert all(isinstance(error, QueueFull) for error in answers if error)
         assert free(small_disk) >= 2 * MIB
-        assert not queue.room(200_000)
+        assert not queue.room(3 * MIB)
         assert len(await everything(queue)) == accepted
 
     with_queue(small_disk, body, reserve="2MiB")

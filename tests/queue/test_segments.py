@@ -21,7 +21,9 @@ from mailflow.store.segments import Segments, segment_path
 from tests.queue.helpers import everything, make, put, settle, with_queue
 from tests.queue.test_crash import STRACE, drive, inject
 
-SIZES = (16_384, 16_385, 20_479, 20_480, 20_481, 100_000, 999_999)
+SIZES = (2_048, 4_095, 4_096, 4_097, 20_480, 100_000, 999_999)
+SEGMENTS = {"segment_threshold": "2KiB"}
+"""So that a single message of 64 KiB goes to a segment."""
 
 
 async def put_all(queue: Queue, bodies: list[bytes]) -> list[Message]:
@@ -38,7 +40,7 @@ def places(spool: Path) -> list[contents.StoredExtent]:
 
 
 def test_contents_of_every_size_come_back_whole_over_a_restart(tmp_path: Path) -> None:
-    bodies = [os.urandom(size) for size in (16_383, *SIZES)]
+    bodies = [os.urandom(size) for size in (2_047, *SIZES)]
 
     async def first(queue: Queue) -> list[int]:
         messages = await put_all(queue, bodies)
@@ -47,7 +49,7 @@ def test_contents_of_every_size_come_back_whole_over_a_restart(tmp_path: Path) -
             assert read_content(tmp_path, message.id) == body
         return [message.id for message in messages]
 
-    ids = with_queue(tmp_path, first)
+    ids = with_queue(tmp_path, first, **SEGMENTS)
     assert [place.id for place in places(tmp_path)] == ids[1:], "below the threshold it is in the database"
     assert [read_content(tmp_path, key) for key in ids] == bodies
 
@@ -57,7 +59,7 @@ def test_contents_of_every_size_come_back_whole_over_a_restart(tmp_path: Path) -
         for message, body in zip(kept, bodies, strict=True):
             assert await queue.content(message) == body, "a restart wrote over it"
 
-    with_queue(tmp_path, second)
+    with_queue(tmp_path, second, **SEGMENTS)
 
 
 @pytest.mark.wish(85)
@@ -69,7 +71,7 @@ def test_pages_are_used_again_and_the_file_does_not_grow(tmp_path: Path) -> None
         assert segment_path(tmp_path, 0).stat().st_size <= 2**20
         assert not segment_path(tmp_path, 1).exists()
 
-    with_queue(tmp_path, body)
+    with_queue(tmp_path, body, **SEGMENTS)
     assert places(tmp_path) == []
 
 
@@ -84,7 +86,7 @@ def test_a_message_that_an_administrator_deletes_leaves_its_pages(tmp_path: Path
         assert {place.id: place.page for place in places(tmp_path)}[three.id] == first
         assert await queue.content(two) == b"2" * 70_000
 
-    with_queue(tmp_path, body)
+    with_queue(tmp_path, body, **SEGMENTS)
 
 
 @pytest.fixture
@@ -172,7 +174,7 @@ def test_files_that_no_row_needs_are_removed_at_the_start(tmp_path: Path) -> Non
     async def first(queue: Queue) -> None:
         await put_all(queue, [b"x" * 70_000])
 
-    with_queue(tmp_path, first)
+    with_queue(tmp_path, first, **SEGMENTS)
     folder = tmp_path / "segments"
     (folder / "00000007").write_bytes(bytes(100_000))
     (folder / "notes.txt").write_text("somebody's")
@@ -192,7 +194,7 @@ def test_damage_is_found_and_the_others_are_whole(tmp_path: Path) -> None:
         for i in (0, 2, 3):
             assert await queue.content(messages[i]) == bytes([i]) * 70_000
 
-    with_queue(tmp_path, body)
+    with_queue(tmp_path, body, **SEGMENTS)
     segment_path(tmp_path, 0).unlink()
     for entry in list_messages(tmp_path):
         with pytest.raises(QueueDamaged, match="cannot be read"):
@@ -205,7 +207,7 @@ def test_a_row_that_makes_no_sense_is_damage_and_the_rest_goes_on(tmp_path: Path
     async def first(queue: Queue) -> int:
         return (await put_all(queue, [b"x" * 70_000, b"y" * 70_000]))[0].id
 
-    wrong = with_queue(tmp_path, first)
+    wrong = with_queue(tmp_path, first, **SEGMENTS)
     with closing(sqlite3.connect(tmp_path / "queue.db")) as db, db:
         db.execute(f"UPDATE extent SET {column} = ? WHERE id = ?", (value, wrong))
 
@@ -218,7 +220,7 @@ def test_a_row_that_makes_no_sense_is_damage_and_the_rest_goes_on(tmp_path: Path
         await put_all(queue, [b"z" * 70_000] * 4)
         assert await queue.content(two) == b"y" * 70_000
 
-    with_queue(tmp_path, second)
+    with_queue(tmp_path, second, **SEGMENTS)
 
 
 def test_who_reads_a_content_that_leaves_meanwhile_finds_it_gone_and_not_damaged(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_who_reads_a_content_that_leaves_meanwhile_finds_it_gone_and_not_damaged
         assert isinstance(answer, QueueError)
         assert not isinstance(answer, QueueDamaged)
 
-    with_queue(tmp_path, body)
+    with_queue(tmp_path, body, **SEGMENTS)
 
 
 @STRACE

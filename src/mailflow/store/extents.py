@@ -112,28 +112,33 @@ class ExtentMap:
     def release(self, extent: Extent) -> None:
         """USED pages become FREE."""
         segment, page, pages = extent
-        if not _possible(extent) or segment >= len(self._maps) or segment in self.shared:
+        if not 0 <= segment < len(self._maps) or not 0 <= page < page + pages <= SEGMENT_PAGES:
+            return  # as in `occupy`
+        if segment in self.shared:
             return
         self._maps[segment][page : page + pages] = FREE * pages
         self.used -= pages
         self.free += pages
         self._free[segment] = self._open[segment] = _UNKNOWN
 
-    def occupy(self, extents: Iterable[Extent]) -> None:
-        """At start: these extents are in use, all other pages of their segments are HOLEs.
+    def occupy(self, extents: Iterable[tuple[int, int, int]]) -> int:
+        """At start: these extents are in use, all other pages of their segments are HOLEs. Returns how many they are.
 
         In a damaged database an extent may be impossible: it is passed over, for nothing is ever written there. Or it
         may overlap another: then nothing of that segment is released before the next start, lest the other is lost too.
         """
-        for extent in extents:
-            segment, page, pages = extent
-            if not _possible(extent):
+        count, maps = 0, self._maps
+        for segment, page, pages in extents:  # a million times, perhaps: so nothing is called that need not be
+            count, end = count + 1, page + pages
+            if not (0 <= segment < SEGMENTS and 0 <= page < end <= SEGMENT_PAGES):
                 continue
-            self._reach(segment)
-            if self._maps[segment].find(USED, page, page + pages) >= 0:
+            if segment >= len(maps):
+                self._reach(segment)
+            if maps[segment].find(USED, page, end) >= 0:
                 self.shared.add(segment)
-            self._maps[segment][page : page + pages] = USED * pages
-        self.used = sum(pages.count(USED) for pages in self._maps)
+            maps[segment][page:end] = USED * pages
+        self.used = sum(pages.count(USED) for pages in maps)
+        return count
 
     def backed(self, segment: int) -> None:
         """At start: the HOLEs of this segment have blocks, as far as can be told, and so are FREE."""
@@ -187,11 +192,6 @@ class ExtentMap:
             self._maps.append(bytearray(HOLE * SEGMENT_PAGES))
             self._free.append(0)
             self._open.append(_UNKNOWN)
-
-
-def _possible(extent: Extent) -> bool:
-    segment, page, pages = extent
-    return 0 <= segment < SEGMENTS and 0 <= page < page + pages <= SEGMENT_PAGES
 
 
 def _candidates(bounds: bytearray, pages: int) -> Iterator[int]:

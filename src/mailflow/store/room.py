@@ -20,8 +20,9 @@ BATCH_BYTES = 64 * 1024
 """Each commit writes the pages that it touches to the log, whole, however little changed in them."""
 GROW_BYTES = GROW_PAGES * PAGE_BYTES
 """A segment file may be given so much more than what is needed at once."""
-SEGMENT_BATCH = 4
-"""Contents go to a segment when a batch has this many thresholds of them: less is not worth the segment's own sync."""
+SEGMENT_BATCH = 32
+"""Contents go to a segment when a batch has this many thresholds of them (256 KiB): less is not worth the segment's own
+sync. Measured in docs/queue.md."""
 COPIES = 2
 """The log's, and the database's once the log is copied."""
 

@@ -68,22 +68,19 @@ class Segments:
     def __repr__(self) -> str:
         return f"<Segments rows={self.rows} {self._map!r}>"
 
-    def load(self, rows: Iterable[Row]) -> None:
-        """At start: `rows` are all that the database has. Files that no row needs are removed. Raises OSError."""
+    def load(self, extents: Iterable[tuple[int, int, int]]) -> None:
+        """At start: segment, page and pages of all that the database has. Files that no row needs are removed.
+
+        Raises OSError, and what the iterator raises.
+        """
         self.close()
         self._map, self._taken, self._leaving = ExtentMap(), [], []
-        self._map.occupy(self._counted(rows))
+        self.rows = self._map.occupy(extents)
         folder = self.spool / "segments"
         folder.mkdir(mode=0o700, exist_ok=True)
         for entry in os.scandir(folder):
             if len(entry.name) == 8 and entry.name.isdigit():
                 self._sweep(int(entry.name), entry.stat().st_blocks * 512)
-
-    def _counted(self, rows: Iterable[Row]) -> Iterable[Extent]:
-        self.rows = 0
-        for segment, page, size in rows:
-            self.rows += 1
-            yield Extent(segment, page, pages_for(size))
 
     def _sweep(self, segment: int, blocks: int) -> None:
         """A file found at the start: removed when nothing is in it; else its free pages may have blocks still."""

@@ -27,10 +27,10 @@ class QueueSettings(Section):
     content_file_threshold: Size = setting("1MiB", ge=65_536, le=67_108_864)
     """A message larger than this is written to a file of its own below the spool while it arrives, with bounded memory;
     a smaller one is collected in memory and stored in the database. Measured in docs/queue.md."""
-    segment_threshold: Size = setting("16KiB")
+    segment_threshold: Size = setting("8KiB")
     """Contents of at least this size are stored in segment files, of 64 MiB, whose pages are written once, in place, and
-    used again; smaller ones in the database. So are larger ones when a commit has less than four times this size of
-    them, for a segment needs a sync of its own. Measured in docs/queue.md."""
+    used again; smaller ones in the database. So are larger ones when those of one commit are less than 32 times this
+    together, for a segment needs a sync of its own. Measured in docs/queue.md."""
     content_memory: Size = setting("128MiB", ge=1_048_576)
     """Content that is kept in memory until its first delivery, and while it arrives, over all messages. Beyond it, content
     is read from disk when its turn comes, and messages above 64 KiB are streamed to files."""
