@@ -144,13 +144,15 @@ class QueueModel(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted({key[0] for key in self.rows})))
         assert self.runner.run(awaited(self.queue.content, self.message(number))) == self.contents[number]
 
-    @rule(where=destinations, until=dues, limit=st.integers(1, 5))
-    def load(self, where: str, until: float, limit: int) -> None:
-        expected = sorted((r[1], *k) for k, r in self.rows.items() if r[0] == where and r[1] <= until)
+    @rule(where=destinations, until=dues, limit=st.integers(1, 5), retried=st.booleans())
+    def load(self, where: str, until: float, limit: int, retried: bool) -> None:
+        expected = sorted(
+            (r[1], *k) for k, r in self.rows.items() if r[0] == where and r[1] <= until and (r[2] > 0) == retried
+        )
         found: list[tuple[float, int, int]] = []
         after = None
         for _ in range(len(expected) + 2):
-            part = self.runner.run(awaited(self.queue.load, where, after, until, limit))
+            part = self.runner.run(load_from(self.queue, where, after, until, limit, retried))
             found += sorted((r.due, m.id, r.number) for m in part.messages for r in m.recipients)
             for m in part.messages:
                 assert m.remaining == sum(key[0] == m.id for key in self.rows)
@@ -176,6 +178,10 @@ async def put_in(queue: Queue, message: Message) -> Any:
 
 async def settle_in(queue: Queue, *what: Any) -> Any:
     return await settle(queue, what[0], what[1], what[2], what[3])
+
+
+async def load_from(queue: Queue, where: str, after: Any, until: float, limit: int, retried: bool) -> Any:
+    return await queue.load(where, after, until, limit, retried=retried)
 
 
 async def awaited(call: Any, *arguments: Any) -> Any:

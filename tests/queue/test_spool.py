@@ -88,6 +88,20 @@ def test_an_older_format_is_read_as_it_is_and_migrated_by_a_server(tmp_path: Pat
     assert "attempts > 0" in index
 
 
+@pytest.mark.wish(84)
+def test_format_2_is_read_with_its_segments_before_a_server_has_migrated_it(tmp_path: Path) -> None:
+    async def first(queue: Queue) -> None:
+        assert await put(queue, make(queue, b"x" * 300_000)) is None
+
+    with_queue(tmp_path, first)
+    db = sqlite3.connect(tmp_path / "queue.db")
+    assert db.execute("SELECT count(*) FROM extent").fetchone() == (1,)
+    db.execute("PRAGMA user_version = 2")
+    db.close()
+    [message] = list_messages(tmp_path)
+    assert read_content(tmp_path, message.id) == b"x" * 300_000
+
+
 def test_a_file_that_is_no_queue_is_refused(tmp_path: Path) -> None:
     async def nothing(queue: Queue) -> None: ...
 

@@ -22,6 +22,8 @@ from urllib.parse import quote
 from mailflow.errors import QueueError
 
 FORMAT = 3
+SEGMENTS_SINCE = 2
+"""The first format with a table `extent`."""
 APPLICATION_ID = 0x6D666C77
 """The bytes "mflw"."""
 PAGE_SIZE_BYTES = 8192
@@ -103,7 +105,7 @@ def connect_read_only(spool: Path) -> sqlite3.Connection:
         timeout=BUSY_SECONDS,
     )
     try:
-        if check_format(db, path) < FORMAT:  # no server has migrated it yet
+        if check_format(db, path) < SEGMENTS_SINCE:  # no server has migrated it yet: an empty table in its place
             db.execute(f"CREATE TEMP {_EXTENT}")
     except BaseException:
         db.close()
