@@ -60,6 +60,12 @@ class Operator:
         """
         return self._change(Command(command), from_json(selection))
 
+    async def compact(self) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Gives unused space of the queue back to the disk, in steps; the bytes of each."""
+        async with aclosing(self._server.queue.compact()) as steps:
+            async for given in steps:
+                yield [{"bytes": given}]
+
     async def _change(self, command: Command, selection: Selection) -> AsyncGenerator[list[dict[str, Any]], None]:
         async with aclosing(self._server.queue.change(command, selection)) as steps:
             async for changed in steps:

@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 from mailflow.envelope import Content, ContentFile, Message
 from mailflow.errors import QueueError, QueueFull
@@ -24,6 +25,7 @@ from mailflow.ids import IdSource
 from mailflow.store import query
 from mailflow.store.admin import AdminTask, Command, merged
 from mailflow.store.batch import Admin, Done
+from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
 from mailflow.store.failure import failure
 from mailflow.store.lock import SpoolLock
@@ -206,8 +208,16 @@ class Queue:
             while not task.complete:
                 if changed := await self._step(task):
                     yield changed
-                if self._writer.waiting:
-                    await asyncio.sleep(min(ADMIN_PAUSE_SECONDS, task.seconds * ADMIN_SPARES))
+                await self._give_way(task)
+
+    async def compact(self) -> AsyncGenerator[int, None]:
+        """Gives unused space back to the disk, in steps as `change`; the bytes of each. Raises QueueError."""
+        async with self._commands:
+            task = CompactTask()
+            while not task.complete:
+                for given in await self._step(task):
+                    yield given
+                await self._give_way(task)
 
     async def hold(self, selection: Selection) -> list[Changed]:
         """No attempts until `release`; one that runs now may still deliver, but does not lift the hold."""
@@ -247,10 +257,15 @@ class Queue:
         finally:
             self._lock.release()
 
-    def _step(self, task: AdminTask) -> asyncio.Future[list[Changed]]:
-        future: asyncio.Future[list[Changed]] = self._loop.create_future()
+    async def _give_way(self, task: AdminTask | CompactTask) -> None:
+        """Leaves the writer to the mail that waits for it."""
+        if self._writer.waiting:
+            await asyncio.sleep(min(ADMIN_PAUSE_SECONDS, task.seconds * ADMIN_SPARES))
 
-        def done(result: list[Changed] | QueueError) -> None:
+    def _step(self, task: AdminTask | CompactTask) -> asyncio.Future[list[Any]]:
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+
+        def done(result: list[Any] | QueueError) -> None:
             if future.done():  # cancelled meanwhile
                 return
             if isinstance(result, QueueError):

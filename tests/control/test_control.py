@@ -44,6 +44,11 @@ class Fake:
             if self.late_failure:
                 raise self.late_failure
 
+    async def compact(self) -> AsyncGenerator[list[dict[str, Any]], None]:
+        self._note("compact")
+        yield [{"bytes": 5}]
+        yield [{"bytes": 6}]
+
     async def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         self._note("send", sender, recipients, content)
         return {"id": "1js8he3dc00"}
@@ -82,6 +87,7 @@ def test_every_command_arrives(path: Path, run: Any) -> None:
         assert list(found) == [{"id": "a", "recipients": 1}, {"id": "b", "recipients": 1}]
         assert list(client.change("release", {"all": True})) == []
         assert list(client.change("flush", {"destination": "smtp:example.org"})) == []
+        assert list(client.compact()) == [{"bytes": 5}, {"bytes": 6}]
         assert client.send("a@b.test", ["c@d.test"], b"Subject: x\r\n\r\n\xff\n") == {"id": "1js8he3dc00"}
 
     with_server(path, fake, work, run)
@@ -90,6 +96,7 @@ def test_every_command_arrives(path: Path, run: Any) -> None:
         ("hold", {"ids": ["a", "b"]}),
         ("release", {"all": True}),
         ("flush", {"destination": "smtp:example.org"}),
+        ("compact",),
         ("send", "a@b.test", ["c@d.test"], b"Subject: x\r\n\r\n\xff\n"),
     ]
 

@@ -78,7 +78,7 @@ def test_content_files_leave_the_reserve(small_disk: Path) -> None:
         results = await asyncio.gather(*(spill(queue, queue.new_id(), chunks) for _ in range(4)))
         assert any(isinstance(result, QueueFull) for result in results)
         assert free(small_disk) >= 2 * MIB
-        assert isinstance(await spill(queue, queue.new_id(), chunks[:10]), ContentFile), "what failed is gone"
+        assert isinstance(await spill(queue, queue.new_id(), chunks[:8]), ContentFile), "what failed is gone"
 
     with_queue(small_disk, body, reserve="2MiB")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mailflow.cli import queue_care, queue_change
 from mailflow.cli.context import State, common
 from mailflow.cli.listing import count_lines, message_fields, message_lines, plural, total_line
-from mailflow.cli.queue_change import COMMANDS
 from mailflow.cli.selecting import parse_ids, selecting, selection
 from mailflow.ids import format_id
 
@@ -128,5 +128,5 @@ def show(state: State, ids: tuple[int, ...], as_json: bool, content: bool) -> No
         print("\n".join(message_lines(message, details=True)))
 
 
-for _command in COMMANDS:
+for _command in (*queue_change.COMMANDS, *queue_care.COMMANDS):
     command.add_command(_command)

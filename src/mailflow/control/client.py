@@ -68,6 +68,10 @@ class ControlClient:
         """
         return self._lines(f"/v1/queue/{command}", json.dumps(selection).encode())
 
+    def compact(self) -> Iterator[dict[str, Any]]:
+        """Has unused space given back to the disk: an entry {"bytes"} for each step."""
+        return self._lines("/v1/queue/compact", b"")
+
     def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         """Queues a message; durable when it returns."""
         head = json.dumps({"sender": sender, "recipients": recipients}).encode()

@@ -24,6 +24,10 @@ class Control(Protocol):
         """
         ...
 
+    def compact(self) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Gives unused space back to the disk: an entry {"bytes"} for each step."""
+        ...
+
     async def send(self, sender: str, recipients: list[str], content: bytes) -> dict[str, Any]:
         """Queues a message; durable when it returns: {"id"}."""
         ...

@@ -2,6 +2,7 @@
 
     GET  /v1/status                                   -> {…}
     POST /v1/queue/hold|release|delete|flush  a selection -> lines {"id", "recipients"}, and {"done": true} at the end
+    POST /v1/queue/compact                          -> lines {"bytes"}, and {"done": true} at the end
     POST /v1/send   a line {"sender", "recipients"}, LF, the message's bytes  -> {"id"}
 
 A selection is {"all": true}, or conditions that all have to hold: ids, destination, sender, recipient, client, before,
@@ -54,6 +55,7 @@ class ControlServer:
         app.router.add_get("/v1/status", self._status)
         for name in ("hold", "release", "delete", "flush"):
             app.router.add_post(f"/v1/queue/{name}", partial(self._change, name))
+        app.router.add_post("/v1/queue/compact", self._compact)
         app.router.add_post("/v1/send", self._send)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
 
@@ -99,6 +101,9 @@ class ControlServer:
 
     async def _change(self, name: str, request: web.Request) -> web.StreamResponse:
         return await _stream(request, self._control.change(name, await _object(request)))
+
+    async def _compact(self, request: web.Request) -> web.StreamResponse:
+        return await _stream(request, self._control.compact())
 
     async def _send(self, request: web.Request) -> web.Response:
         head, separator, content = (await request.read()).partition(b"\n")

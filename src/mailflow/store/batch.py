@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from mailflow.envelope import Message
 from mailflow.errors import QueueError
-from mailflow.store.admin import AdminTask
-from mailflow.store.values import Changed, Settlement
+from mailflow.store.sqlite import Store
+from mailflow.store.values import Settlement
 
 Done: TypeAlias = Callable[[QueueError | None], None]
+
+
+class Task(Protocol):
+    """Work of an administrator's that is done in steps beside the mail: `AdminTask`, `CompactTask`."""
+
+    def step(self, store: Store) -> list[Any]:
+        """The next part, in a transaction of its own. Raises QueueError."""
+        ...
 
 
 @dataclass(slots=True)
 class Admin:
     """A step of an administrator's command, on its way."""
 
-    task: AdminTask
-    done: Callable[[list[Changed] | QueueError], None]
+    task: Task
+    done: Callable[[Any], None]
+    """Gets what the step returned, or a QueueError."""
 
 
 @dataclass(slots=True)
@@ -49,7 +58,7 @@ class Batch:
     """Place of a settlement → why it is not on disk. QueueFull: it is to be tried again."""
     left: dict[int, int] = field(default_factory=dict)
     """Message id → recipients left, for messages of which only some have been settled."""
-    finished: list[tuple[Admin, list[Changed] | QueueError]] = field(default_factory=list)
+    finished: list[tuple[Admin, list[Any] | QueueError]] = field(default_factory=list)
     free: int | None = None
     """Free space after the commit, when it was looked up."""
     broken: QueueError | None = None

@@ -120,7 +120,7 @@ def _damaged(id: int, what: str) -> QueueDamaged:
 
 
 def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
-    if data is None or rows.checksum(id, data) != crc:
+    if not isinstance(data, bytes) or rows.checksum(id, data) != crc:
         raise _damaged(id, "does not match its checksum")
     return data
 

@@ -1,0 +1,91 @@
+"""Mending what `check.py` found: `mailflow queue check --repair`, for a spool that no server holds (wish 82).
+
+Mail is never deleted. A message with damaged content stays in the queue, on hold, and what there is of it is kept below
+`damaged/`. What belongs to no message is kept there as well, durably, before its rows leave the queue. Counters and indexes are
+made anew from what they count. A database that cannot be read as a whole is rescued row by row (`rescue.py`).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mailflow.envelope import HELD
+from mailflow.errors import QueueError
+from mailflow.store import damaged, rescue
+from mailflow.store.check import Finding, Kind, check
+from mailflow.store.failure import failure
+from mailflow.store.lock import SpoolLock
+from mailflow.store.schema import database
+from mailflow.store.settings import QueueSettings
+from mailflow.store.sqlite import Store
+
+_INDEX = ("missing from index", "wrong # of entries in index", "non-unique entry in index")
+"""How SQLite says that an index does not agree with its table; then the tables are good."""
+QUARANTINE_REASON = "The content of this message is damaged; see the folder damaged below the spool"
+
+
+class Mended:
+    """One finding, and what was done about it."""
+
+    __slots__ = ("done", "finding")
+
+    def __init__(self, finding: Finding, done: str) -> None:
+        self.finding, self.done = finding, done
+
+    def __str__(self) -> str:
+        return f"{self.finding}: {self.done}" if self.done else str(self.finding)
+
+
+def repair(spool: Path, settings: QueueSettings, *, full: bool = False) -> Iterator[Mended]:
+    """Finds and mends; the spool is locked meanwhile. `done` is "" for what waits for the operator already.
+
+    Raises QueueLocked, QueueError.
+    """
+    if not database(spool).exists():
+        raise QueueError(f"{database(spool)}: there is no queue here")
+    lock = SpoolLock(spool)
+    lock.acquire()
+    try:
+        findings = list(check(spool, full=full))
+        broken = [f for f in findings if f.kind is Kind.DATABASE]
+        if broken and not all(any(words in f.text for words in _INDEX) for f in broken):
+            yield Mended(broken[0], rescue.rescue(spool, settings))
+            findings, broken = list(check(spool, full=full)), []
+        store = Store.open(spool, settings)
+        try:
+            if broken:
+                _guarded(store, lambda: store.db.execute("REINDEX"))
+                yield from (Mended(f, "indexes made anew") for f in broken)
+            for finding in findings:
+                if finding.kind is not Kind.DATABASE:
+                    yield Mended(finding, _mend(store, finding))
+        finally:
+            store.close(store.high_water)
+    finally:
+        lock.release()
+
+
+def _mend(store: Store, finding: Finding) -> str:
+    key = finding.id
+    if finding.kind is Kind.QUARANTINED:
+        return ""
+    if finding.kind is Kind.COUNTER:
+        sql = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = ?1) WHERE id = ?1"
+        _guarded(store, lambda: store.db.execute(sql, (key,)))
+        return "counted anew"
+    try:
+        kept = damaged.keep(store.db, store.spool, key, finding.text)
+    except (OSError, sqlite3.Error) as error:
+        raise failure(error, str(damaged.folder(store.spool))) from error
+    if finding.kind is Kind.CONTENT:
+        sql = "UPDATE recipient SET due = ?, reason = ? WHERE message_id = ?"
+        _guarded(store, lambda: store.db.execute(sql, (HELD, QUARANTINE_REASON, key)))
+        return f"on hold, and kept as {kept}"
+    _guarded(store, lambda: store.remove([key]))  # its file, if it has one, is free at the next start
+    return f"moved to {kept}"
+
+
+def _guarded(store: Store, body: Callable[[], object]) -> None:
+    store.transaction(body)

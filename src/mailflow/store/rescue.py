@@ -1,0 +1,125 @@
+"""A database with broken pages: everything that can still be read goes to a new one.
+
+The ids of messages are gathered from every table and index, from both ends, as far as each can be walked; then each row is looked up by its
+key, which fails for those on a broken page only. The new database takes the old one's place by renaming; the old one
+stays as `damaged/queue.db.<number>`. Rows whose message is lost are then orphans, which `repair.py` keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from mailflow.store import damaged
+from mailflow.store.content import sync_folder
+from mailflow.store.failure import failure
+from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
+from mailflow.store.schema import connect, connect_read_only, database
+from mailflow.store.settings import QueueSettings
+
+_TABLES = {
+    "message": ("id", MESSAGE_COLUMNS),
+    "recipient": ("message_id", RECIPIENT_COLUMNS),
+    "content": ("id", "id, crc, file, data"),
+    "extent": ("id", "id, crc, segment, page, size"),
+}
+_WALKS = (
+    *(f"SELECT {key} FROM {table} ORDER BY {key}" for table, (key, _) in _TABLES.items()),  # noqa: S608
+    "SELECT message_id, destination FROM recipient ORDER BY destination",  # along the index
+)
+IDS_AT_ONCE = 1000
+"""Messages copied in one transaction."""
+LOGS = ("-wal", "-shm")
+
+
+def rescue(spool: Path, settings: QueueSettings) -> str:
+    """Puts a new database with all that can be read into the place of a broken one. What was done, in words.
+
+    The caller holds the spool's lock. Raises QueueError; then the old database is still in its place.
+    """
+    work = spool / "rescue"
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(mode=0o700)
+        with closing(connect_read_only(spool)) as old, closing(_open(work, settings)) as new:
+            copied, lost = _copy(old, new)
+            new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        kept = _exchange(spool, work)
+    except (sqlite3.Error, OSError) as error:
+        raise failure(error, str(database(spool))) from error
+    return f"rescued {copied} rows, {lost} could not be read; the broken database is kept as {kept}"
+
+
+def _open(folder: Path, settings: QueueSettings) -> sqlite3.Connection:
+    return connect(folder, cache_bytes=settings.cache, checkpoint_bytes=settings.checkpoint)
+
+
+def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, int]:
+    """Rows copied, and look-ups that failed."""
+    ids = sorted(_ids(old))
+    copied = lost = 0
+    _copy_meta(old, new)
+    for first in range(0, len(ids), IDS_AT_ONCE):
+        new.execute("BEGIN")
+        for table, (key, columns) in _TABLES.items():
+            marks = ",".join("?" * (columns.count(",") + 1))
+            read = f"SELECT {columns} FROM {table} WHERE {key} = ?"  # noqa: S608 -- names of ours, as below
+            write = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608
+            for number in ids[first : first + IDS_AT_ONCE]:
+                try:
+                    rows = old.execute(read, (number,)).fetchall()
+                except sqlite3.DatabaseError:
+                    lost += 1
+                    continue
+                copied += new.executemany(write, rows).rowcount if rows else 0
+        new.execute("COMMIT")
+    return copied, lost
+
+
+def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    try:
+        rows = old.execute("SELECT key, value FROM meta").fetchall()
+    except sqlite3.DatabaseError:
+        return  # ids go on behind the newest message then
+    new.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
+
+
+def _ids(db: sqlite3.Connection) -> set[int]:
+    """Ids of messages of which anything can be found."""
+    found: set[int] = set()
+    for walk in _WALKS:
+        for order in ("ASC", "DESC"):
+            found.update(_walk(db, f"{walk} {order}"))
+    return found
+
+
+def _walk(db: sqlite3.Connection, sql: str) -> Iterator[int]:
+    """The first column, as far as it can be read."""
+    try:
+        for row in db.execute(sql):
+            if isinstance(row[0], int):
+                yield row[0]
+    except sqlite3.DatabaseError:
+        return  # the other walks see what is behind the break
+
+
+def _exchange(spool: Path, work: Path) -> Path:
+    """The new database takes the old one's place; the old one is kept."""
+    place = damaged.folder(spool)
+    place.mkdir(mode=0o700, exist_ok=True)
+    number = next(n for n in range(1, 10_000) if not (place / f"queue.db.{n}").exists())
+    kept = place / f"queue.db.{number}"
+    path = database(spool)
+    os.link(path, kept)
+    for log in LOGS:  # the old log must not be taken for the new database's
+        if (source := path.with_name(path.name + log)).exists():
+            source.rename(kept.with_name(kept.name + log))
+    sync_folder(place)
+    database(work).replace(path)
+    sync_folder(spool)
+    shutil.rmtree(work, ignore_errors=True)
+    return kept

@@ -1,0 +1,196 @@
+"""Whether damage is found, mended without a loss, and leaves all other mail alone (wish 82)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mailflow.errors import QueueDamaged, QueueError, QueueLocked
+from mailflow.ids import format_id
+from mailflow.queue import Queue, QueueSettings
+from mailflow.store.check import Kind, check
+from mailflow.store.reader import list_messages, read_content
+from mailflow.store.repair import repair
+from mailflow.store.schema import database
+from tests.queue.helpers import make, put, spill, with_queue
+
+MESSAGES = 30
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """A queue with contents of every kind of place: database, segment, file."""
+
+    async def body(queue: Queue) -> None:
+        for n in range(MESSAGES):
+            await put(queue, make(queue, b"small %d " % n * 20, to=("smtp:a.example", f"smtp:b{n}.example")))
+        await put(queue, make(queue, os.urandom(200_000)))
+        number = queue.new_id()
+        large = make(queue, await spill(queue, number, [b"large" * 1000]))
+        large.id = number
+        await put(queue, large)
+
+    with_queue(tmp_path, body)
+    return tmp_path
+
+
+def kinds(spool: Path) -> list[tuple[Kind, int]]:
+    return [(f.kind, f.id) for f in check(spool, full=True)]
+
+
+def edit(spool: Path, sql: str, *values: object) -> None:
+    with sqlite3.connect(database(spool)) as db:
+        assert db.execute(sql, values).rowcount == 1
+    db.close()
+
+
+def ids(spool: Path) -> list[int]:
+    return [m.id for m in list_messages(spool)]
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        byte = stream.read(1)
+        stream.seek(offset)
+        stream.write(bytes([byte[0] ^ 255]))
+
+
+def test_a_whole_queue_has_no_findings_beside_a_server_too(spool: Path) -> None:
+    async def body(queue: Queue) -> None:
+        assert kinds(spool) == []
+        with pytest.raises(QueueLocked):
+            list(repair(spool, QueueSettings()))
+
+    with_queue(spool, body)
+    assert list(repair(spool, QueueSettings())) == []
+    assert not (spool / "damaged").exists()
+
+
+def test_without_a_queue(tmp_path: Path) -> None:
+    for look in (check(tmp_path), repair(tmp_path, QueueSettings())):
+        with pytest.raises(QueueError, match="no queue here"):
+            list(look)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _in_database(spool: Path, key: int) -> None:
+    edit(spool, "UPDATE content SET data = CAST(x'00' || substr(data, 2) AS BLOB) WHERE id = ?", key)
+
+
+def _in_segment(spool: Path, key: int) -> None:
+    flip(next((spool / "segments").iterdir()), 100_000)
+
+
+def _in_file(spool: Path, key: int) -> None:
+    flip(next((spool / "content").iterdir()), 100)
+
+
+def _missing(spool: Path, key: int) -> None:
+    edit(spool, "DELETE FROM content WHERE id = ?", key)
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"), [(_in_database, 3), (_in_segment, MESSAGES), (_in_file, MESSAGES + 1), (_missing, 5)]
+)
+def test_a_damaged_content_is_quarantined_and_all_others_are_left_alone(
+    spool: Path, damage: Callable[[Path, int], None], place: int
+) -> None:
+    before = ids(spool)
+    key = before[place]
+    damage(spool, key)
+    assert kinds(spool) == [(Kind.CONTENT, key)]
+    [mended] = repair(spool, QueueSettings())
+    assert "on hold" in mended.done
+    assert ids(spool) == before, "nothing is deleted"
+    states = {m.id: {r.state for r in m.recipients} for m in list_messages(spool)}
+    assert states.pop(key) == {"held"}
+    assert set.union(*states.values()) == {"queued"}
+    kept = json.loads((spool / "damaged" / f"{format_id(key)}.json").read_text())
+    assert kept["sender"] == "s@example.org"
+    assert [r["address"] for r in kept["recipients"]] == [
+        r.address for r in next(list_messages(spool, [key])).recipients
+    ]
+    content = (spool / "damaged" / f"{format_id(key)}.eml").read_bytes()
+    assert bool(content) == (damage is not _missing)
+    assert kinds(spool) == [(Kind.QUARANTINED, key)]
+    assert [m.done for m in repair(spool, QueueSettings())] == [""], "it waits for the operator"
+    for other in before:
+        if other != key:
+            read_content(spool, other)
+    with pytest.raises((QueueDamaged, QueueError)):
+        read_content(spool, key)
+
+
+def test_a_wrong_counter_is_counted_anew(spool: Path) -> None:
+    key = ids(spool)[0]
+    edit(spool, "UPDATE message SET remaining = 7 WHERE id = ?", key)
+    assert kinds(spool) == [(Kind.COUNTER, key)]
+    assert [m.done for m in repair(spool, QueueSettings())] == ["counted anew"]
+    assert next(list_messages(spool, [key])).remaining == 2
+    assert kinds(spool) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "found"),
+    [("message", "id", Kind.ORPHAN), ("recipient", "message_id", Kind.EMPTY)],
+)
+def test_what_belongs_to_no_message_is_kept_and_leaves(spool: Path, table: str, column: str, found: Kind) -> None:
+    key = ids(spool)[4]
+    with sqlite3.connect(database(spool)) as db:
+        db.execute(f"DELETE FROM {table} WHERE {column} = ?", (key,))
+    db.close()
+    assert {k for k, _ in kinds(spool)} == {found}
+    assert all("moved to" in m.done for m in repair(spool, QueueSettings()))
+    assert b"small 4" in (spool / "damaged" / f"{format_id(key)}.eml").read_bytes()
+    kept = json.loads((spool / "damaged" / f"{format_id(key)}.json").read_text())
+    assert len(kept["recipients"]) == (2 if table == "message" else 0)
+    assert kinds(spool) == []
+    assert len(ids(spool)) == MESSAGES + 1
+
+
+def test_an_index_that_does_not_agree_is_made_anew(spool: Path) -> None:
+    with sqlite3.connect(database(spool)) as db:
+        sql = db.execute("SELECT sql FROM sqlite_master WHERE name = 'recipient_due'").fetchone()[0]
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_master WHERE name = 'recipient_due'")
+        db.execute("PRAGMA writable_schema = RESET")
+        db.execute("DELETE FROM recipient WHERE number = 1 AND message_id = ?", (ids(spool)[0],))
+        db.execute("UPDATE message SET remaining = 1 WHERE id = ?", (ids(spool)[0],))
+    db.close()
+    assert sql
+    assert {k for k, _ in kinds(spool)} == {Kind.DATABASE}
+    list(repair(spool, QueueSettings(), full=True))
+    assert kinds(spool) == []
+    assert len(ids(spool)) == MESSAGES + 2
+
+
+def test_broken_pages_cost_no_more_than_what_was_on_them(spool: Path) -> None:
+    before = ids(spool)
+    with sqlite3.connect(database(spool)) as db:
+        pages = [r[0] for r in db.execute("SELECT pageno FROM dbstat WHERE name = 'content' AND pagetype = 'leaf'")]
+        size = db.execute("PRAGMA page_size").fetchone()[0]
+    db.close()
+    with database(spool).open("r+b") as stream:
+        stream.seek((pages[0] - 1) * size)
+        stream.write(b"\xff" * size)
+    assert Kind.DATABASE in {k for k, _ in kinds(spool)}
+    mended = list(repair(spool, QueueSettings()))
+    assert "rescued" in mended[0].done
+    assert ids(spool) == before, "every envelope is there"
+    held = {m.id for m in list_messages(spool) if {r.state for r in m.recipients} == {"held"}}
+    assert {k for k, _ in kinds(spool)} == {Kind.QUARANTINED}
+    assert 0 < len(held) <= len(before)
+    for key in set(before) - held:
+        read_content(spool, key)
+    assert (spool / "damaged" / "queue.db.1").exists()
+    with_queue(spool, _nothing)
+
+
+async def _nothing(queue: Queue) -> None:
+    assert (await queue.counts()).messages == MESSAGES + 2
