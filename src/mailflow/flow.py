@@ -324,6 +324,9 @@ class Flow:
             trouble = Trouble.DAMAGED if isinstance(error, QueueDamaged) else Trouble.IO_ERROR
             delivery.fail(Fact(Stage.STORE, trouble=trouble))
             self._finished(delivery)
+            if isinstance(error, QueueDamaged):
+                self._journal.damaged(delivery.message, str(error))
+                self._queue.quarantine(delivery.message.id, self.withdraw)
         else:
             self._start(delivery, load.result())
 

@@ -62,6 +62,11 @@ class Journal:
         """The queue could not store what became of a delivery; it will be repeated."""
         self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=f"not settled: {reason}")
 
+    def damaged(self, message: Message, reason: str) -> None:
+        """Its content is not what was stored: it waits, on hold, for the operator (wish 82)."""
+        reason = f"{reason}; the message is put on hold (mailflow queue check says more)"
+        self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=reason)
+
     def outcome(self, report: DeliveryReport) -> None:
         """What became of one recipient."""
         action, more = report.action, {}

@@ -210,6 +210,21 @@ class Queue:
                     yield changed
                 await self._give_way(task)
 
+    def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> None:
+        """Puts a message on hold whose content is damaged; `each` gets what every step changed.
+
+        Where that fails, the message is deferred like any other, and found again at the next attempt.
+        """
+        task = AdminTask(Command.HOLD, Selection(ids=(id,)), self._now())
+
+        def held(step: asyncio.Future[list[Any]]) -> None:
+            if not step.cancelled() and step.exception() is None:
+                each(step.result())
+                if not task.complete:
+                    self._step(task).add_done_callback(held)
+
+        self._step(task).add_done_callback(held)
+
     async def compact(self) -> AsyncGenerator[int, None]:
         """Gives unused space back to the disk, in steps as `change`; the bytes of each. Raises QueueError."""
         async with self._commands:

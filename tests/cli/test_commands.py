@@ -2,6 +2,7 @@
 
 import io
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -371,6 +372,49 @@ class TestQueueConditions:
         assert mailflow("queue", "flush", "--id", number).out == "2 recipients in 1 message now due\n"
         assert mailflow("queue", "flush", "--recipient", "y@*").out == "1 recipient in 1 message now due\n"
         assert mailflow("queue", "flush", "--sender", "x").out == "0 recipients in 0 messages now due\n"
+
+
+@pytest.mark.wish(82)
+class TestQueueCare:
+    def test_a_whole_queue(self, mailflow: Mailflow) -> None:
+        send(mailflow, "alice@example.test")
+        for words in (["check"], ["check", "--full"], ["check", "--repair"]):
+            result = mailflow("queue", *words)
+            assert (result.code, result.out, result.err) == (0, "The queue is whole\n", "")
+        assert mailflow("queue", "check", "--json").out == ""
+
+    def test_damage_is_said_mended_and_waits_for_the_operator(self, mailflow: Mailflow, tmp_path: Path) -> None:
+        first, second = send(mailflow, "alice@example.test"), send(mailflow, "bob@example.test")
+        with sqlite3.connect(tmp_path / "spool" / "queue.db") as db:
+            db.execute("UPDATE content SET data = x'00' WHERE id = (SELECT min(id) FROM message)")
+            db.execute("UPDATE message SET remaining = 5 WHERE id = (SELECT max(id) FROM message)")
+        db.close()
+        found = mailflow("queue", "check")
+        assert found.code == 1
+        assert f"message {first}: its content does not match its checksum" in found.out
+        assert f"message {second}: says that 5 of its recipients are left, and has 1" in found.out
+        assert found.out.endswith("-- 2 findings\n")
+        mended = mailflow("queue", "check", "--repair")
+        assert (mended.code, mended.out.splitlines()[-1]) == (1, "-- 2 findings, 1 mended")
+        rows = mailflow("queue", "check", "--json").rows
+        assert [(r["kind"], r["id"]) for r in rows] == [("quarantined", first)]
+        assert mailflow("queue", "list", "--state", "held", "--json").rows[0]["id"] == first
+        assert mailflow("queue", "delete", first).code == 0
+        assert mailflow("queue", "check").code == 0
+        assert (tmp_path / "spool" / "damaged" / f"{first}.eml").read_bytes() == b"\0"
+
+    def test_what_cannot_be_checked_is_2(self, mailflow: Mailflow, tmp_path: Path) -> None:
+        for words in (["check"], ["check", "--repair"]):
+            result = mailflow("queue", *words)
+            assert (result.code, result.out) == (2, "")
+            assert "cannot check the queue: " in result.err
+        assert mailflow("queue", "compact").code == 1
+
+    def test_compact(self, mailflow: Mailflow) -> None:
+        send(mailflow, "alice@example.test")
+        result = mailflow("queue", "compact", "--json")
+        assert (result.code, set(result.rows[0])) == (0, {"bytes"})
+        assert mailflow("queue", "compact").out.endswith(" given back to the disk\n")
 
 
 class TestSend:

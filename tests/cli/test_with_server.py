@@ -105,5 +105,14 @@ def test_listing_and_changing_while_it_runs_after_a_kill_and_when_stopped(
         assert mailflow("queue", "hold", number)[0] in (0, 1)
         assert rows(mailflow("queue", "show", number, "--json")[1])[0]["recipients"][0]["state"] == "held", state
         assert mailflow("queue", "release", number)[0] == 0, state
+        assert mailflow("queue", "flush", "--recipient", "*@dead.example")[1].startswith("1 recipient in 1 message"), (
+            state
+        )
+        assert rows(mailflow("queue", "count", "--sender", "me@*", "--json")[1])[0]["messages"] == 1, state
+        assert mailflow("queue", "check", "--full")[:2] == (0, "The queue is whole\n"), state
+        assert mailflow("queue", "compact", "--json")[0] == 0, state
+        if state in ("runs", "again"):
+            code, _, err = mailflow("queue", "check", "--repair")
+            assert (code, "in use by another process" in err) == (2, True)
     assert mailflow("queue", "delete", "--all")[0] == 0
     assert mailflow("queue", "list")[1] == "Mail queue is empty\n"

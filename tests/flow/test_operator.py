@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -76,3 +78,27 @@ def test_hold_release_and_delete_under_way(tmp_path: Path) -> None:
         assert b.budget.used == 0
 
     play(tmp_path / "spool", story, agent, scheduler={"initial_window": 2, "max_window": 2})
+
+
+@pytest.mark.wish(82)
+def test_a_damaged_message_is_put_on_hold_and_all_others_go_on(tmp_path: Path) -> None:
+    agent = FakeAgent(lambda _address: DOWN)
+    spool = tmp_path / "spool"
+
+    async def story(b: Bench) -> None:
+        for n in range(5):
+            await b.submit(f"u{n}@far.example")
+        await b.until(lambda: not b.flow.active)
+        damaged = [m.id for m in list_messages(spool)][2]
+        with closing(sqlite3.connect(spool / "queue.db")) as db, db:
+            db.execute("UPDATE content SET data = CAST('other' AS BLOB) WHERE id = ?", (damaged,))
+        agent.answer = lambda _address: TAKEN
+        await run(b, "flush", {"all": True})
+        await b.until(lambda: [r.state for m in list_messages(spool) for r in m.recipients] == ["held"])
+        [message] = list_messages(spool)
+        assert message.id == damaged
+        assert "damaged" in message.recipients[0].reason
+        assert (b.flow.active, b.budget.used) == (0, 0)
+        assert f"content of message {message.queue_id} does not match" in (tmp_path / "log").read_text()
+
+    play(spool, story, agent)

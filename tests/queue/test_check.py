@@ -29,7 +29,7 @@ def spool(tmp_path: Path) -> Path:
     async def body(queue: Queue) -> None:
         for n in range(MESSAGES):
             await put(queue, make(queue, b"small %d " % n * 20, to=("smtp:a.example", f"smtp:b{n}.example")))
-        await put(queue, make(queue, os.urandom(200_000)))
+        await put(queue, make(queue, os.urandom(300_000)))
         number = queue.new_id()
         large = make(queue, await spill(queue, number, [b"large" * 1000]))
         large.id = number

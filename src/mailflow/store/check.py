@@ -107,7 +107,11 @@ def _messages(db: sqlite3.Connection, spool: Path) -> Iterator[Finding]:
             if not row.recipients:
                 yield Finding(Kind.EMPTY, row.id, "has no recipients")
             elif row.remaining != row.recipients:
-                yield Finding(Kind.COUNTER, row.id, f"has {row.recipients} recipients, and says {row.remaining}")
+                yield Finding(
+                    Kind.COUNTER,
+                    row.id,
+                    f"says that {row.remaining} of its recipients are left, and has {row.recipients}",
+                )
         for part in _parts(found):
             yield from _contents(db, spool, part)
         last = found[-1].id
