@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture import cases_disk, cases_kill, cases_power, cases_world
+from tests.torture import cases_damage, cases_disk, cases_kill, cases_power, cases_world
 from tests.torture.ledger import Row
 from tests.torture.rig import Rig
 
@@ -49,6 +49,9 @@ CASES = (
     Case(cases_world.clock_steps, short=1, long=20),
     Case(cases_world.two_servers, short=1, long=10),
     Case(cases_world.descriptors, short=1, long=10),
+    Case(cases_damage.contents, short=1, long=10),
+    Case(cases_damage.log, short=1, long=20),
+    Case(cases_damage.database, short=1, long=20),
     Case(cases_power.loss, short=3, long=100),
     Case(cases_power.loss_after_failing_syncs, short=2, long=60),
 )

@@ -47,7 +47,7 @@ def _failing(rig: Rig, error: int, ops: Op) -> Row:
             rig.crash(server, disk.failed_at)
         else:
             rig.settle(server)
-            assert server.stop() in EXIT_CODES
+            rig.stop(server, EXIT_CODES)
     assert not any(reply.startswith("5") for reply in rig.ledger.refusals), f"refused for good: {rig.ledger.refusals}"
     return rig.drain()
 

@@ -33,7 +33,7 @@ def clock_steps(rig: Rig) -> Row:
         disk.step_clock(rig.chance.choice([-1, 1]) * DAY_SECONDS)
     with rig.server(disk) as server:
         rig.settle(server)
-        assert server.stop() == 0
+        rig.stop(server)
     return rig.row()
 
 
@@ -70,7 +70,7 @@ def descriptors(rig: Rig) -> Row:
                 rig.pause(LONGEST_SECONDS)
             wait_for(lambda before=before: rig.ledger.promised > before, "mail to be taken again")  # type: ignore[misc]
         rig.settle(server)
-        assert server.stop() == 0
+        rig.stop(server)
     return rig.drain()
 
 

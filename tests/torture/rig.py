@@ -8,8 +8,9 @@ ledger. Whatever happens, processes are ended and nothing large stays on the dis
 from __future__ import annotations
 
 import random
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -110,14 +111,23 @@ class Rig:
         """Starts the server on what is left and lets it deliver; stops it, and gives the case's row."""
         with self.server() as server:
             self.settle(server)
-            assert server.stop() == 0, server.output[-3000:]
+            self.stop(server)
         return self.row(rounds)
 
-    def row(self, rounds: int | None = None) -> Row:
-        """The ledger, checked. Raises AssertionError."""
-        row = self.ledger.check(self.case, self.rounds if rounds is None else rounds, self.mailbox)
+    def row(self, rounds: int | None = None, kept: Collection[str] = (), note: str = "") -> Row:
+        """The ledger, checked; `kept` letters are in the queue and may stay there. Raises AssertionError."""
+        row = self.ledger.check(self.case, self.rounds if rounds is None else rounds, self.mailbox, kept)
+        row.note = note
         row.seconds = time.monotonic() - self._began
         return row
+
+    def stop(self, server: Server, codes: Collection[int] = (0,)) -> None:
+        """SIGTERM; fails with the log when the server does not end in time, or with another exit code."""
+        try:
+            assert server.stop() in codes, server.output[-3000:]
+        except subprocess.TimeoutExpired:
+            calls = [(task / "syscall").read_text() for task in Path(f"/proc/{server.pid}/task").iterdir()]
+            raise AssertionError(f"SIGTERM does not end it: {calls}; the log:\n{server.output[-3000:]}") from None
 
     def wait_for_end(self, server: Server, timeout: float = PATIENCE) -> bool:
         """Whether the server came to its end in that time."""
