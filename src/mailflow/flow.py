@@ -27,16 +27,18 @@ from functools import partial
 from mailflow.backlog import Backlog
 from mailflow.bouncing import Bouncing
 from mailflow.cleanup import Cleaner, qualify
-from mailflow.delivery.request import Agent, Delivery, Fact, Stage, Trouble
+from mailflow.crowds import Crowds
+from mailflow.delivery.request import Agent, Delivery, Fact
 from mailflow.delivery.trouble import SiteHealth, about_site, health
 from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
-from mailflow.errors import QueueDamaged, QueueError, QueueFull
+from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import format_id
 from mailflow.intake import Budget, Incoming
 from mailflow.journal import Journal
 from mailflow.loader import Loader
 from mailflow.queue import Changed, Queue, Settlement
 from mailflow.queuetime import QueueTime
+from mailflow.readback import ReadBack
 from mailflow.report import Action, DeliveryReport
 from mailflow.scheduler import Feedback, Job, Lane, Scheduler
 from mailflow.settle import Conclusion, RetryPolicy, conclude
@@ -93,12 +95,11 @@ class Flow:
         self._policy = parts.policy
         self._backlog = Backlog()
         self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._room, self._loaded, self._time)
-        self._many = 2 * parts.scheduler.settings.max_window * parts.recipients_per_delivery
-        """Recipients of one message for one destination in memory, about: what is under way, and as many again."""
-        self._crowds: dict[str, int] = {}
-        """Destinations with such a message, and which."""
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
+        # What is under way, and as many again.
+        self._crowds = Crowds(self._active, 2 * parts.scheduler.settings.max_window * parts.recipients_per_delivery)
+        self._readback = ReadBack(parts.queue, parts.budget, parts.threshold, self._begin, self._unread)
         self._withdrawn: set[int] = set()
         """Messages that were held or deleted during an attempt; no more than are active."""
         self._pumping = False
@@ -125,6 +126,7 @@ class Flow:
         """Begins nothing more, and lets what is under way end for at most `grace` seconds."""
         self._closing = True
         self._loader.close()
+        self._readback.close()
         if self._timer:
             self._timer.cancel()
         async with asyncio.TaskGroup() as group:
@@ -201,14 +203,15 @@ class Flow:
             due = min(recipients[0].due, self._time.now())
             self._backlog.note(destination, _NEW, due, overflow=len(recipients))
             return recipients
-        if len(recipients) <= self._many:
+        most = self._crowds.most
+        if len(recipients) <= most:
             self._add(message, recipients, _NEW)
             return ()
         # The rest follows in slices (wish 37). What comes later need not wait behind it.
-        self._crowds[destination] = message.id
+        self._crowds.note(destination, message)
         self._backlog.note(destination, _NEW, min(recipients[0].due, self._time.now()))
-        self._add(message, recipients[: self._many], _NEW)
-        return recipients[self._many :]
+        self._add(message, recipients[:most], _NEW)
+        return recipients[most:]
 
     def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
         self._active[message.id] = message
@@ -233,15 +236,13 @@ class Flow:
             message.recipients = message.recipients + found.recipients
             if found.recipients:
                 self._add(message, found.recipients, lane)
-                if len(message.recipients) >= self._many:
-                    self._crowds[found.recipients[0].destination] = message.id
+                if len(message.recipients) >= self._crowds.most:
+                    self._crowds.note(found.recipients[0].destination, message)
         self.pump()
 
     def _room(self, destination: str, lane: Lane) -> int:
         """How many jobs of this destination the loader may fetch."""
-        if self._crowds and self._is_crowded(destination):
-            return 0
-        return self._scheduler.room(destination, lane)
+        return 0 if self._crowds and self._crowds.full(destination) else self._scheduler.room(destination, lane)
 
     def _restore(self, message: Message, lane: Lane) -> None:
         """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
@@ -255,14 +256,6 @@ class Flow:
             some = recipients[start : start + step]
             delivery = Delivery(message, some, some[0].transport, some[0].next_hop, b"", clock)
             self._scheduler.restore(Job(some[0].destination, lane, message.id, len(some), delivery), clock)
-
-    def _is_crowded(self, destination: str) -> bool:
-        """Whether a message with very many recipients there has enough of them in memory."""
-        message = self._active.get(self._crowds.get(destination, 0))
-        if message is not None and len(message.recipients) >= self._many:
-            return sum(r.destination == destination for r in message.recipients) >= self._many
-        self._crowds.pop(destination, None)
-        return False
 
     def _make_room(self, destination: str) -> None:
         """Recipients have left memory: the next ones may come (before the last have gone, wish 37)."""
@@ -312,27 +305,26 @@ class Flow:
         delivery.started = delivery.connected = clock
         content = delivery.message.content
         if content is None:
-            self._queue.content(delivery.message).add_done_callback(partial(self._fetched, delivery))
+            self._readback.fetch(delivery)
         else:
-            self._start(delivery, content)
+            delivery.content = content
+            self.parts.agents[delivery.transport].start(delivery, self._finished)
 
-    def _fetched(self, delivery: Delivery, load: asyncio.Future[Content]) -> None:
-        if self._closing:
-            return  # nothing is begun any more; it is due at the next start
-        error = None if load.cancelled() else load.exception()
-        if load.cancelled() or error is not None:
-            trouble = Trouble.DAMAGED if isinstance(error, QueueDamaged) else Trouble.IO_ERROR
-            delivery.fail(Fact(Stage.STORE, trouble=trouble))
-            self._finished(delivery)
-            if isinstance(error, QueueDamaged):
-                self._journal.damaged(delivery.message, str(error))
-                self._queue.quarantine(delivery.message.id, self.withdraw)
-        else:
-            self._start(delivery, load.result())
-
-    def _start(self, delivery: Delivery, content: Content) -> None:
+    def _begin(self, delivery: Delivery, content: Content) -> None:
+        """The content of a delivery was read back from disk."""
         delivery.content = content
-        self.parts.agents[delivery.transport].start(delivery, self._finished)
+        self.parts.agents[delivery.transport].start(delivery, self._ended)
+
+    def _ended(self, delivery: Delivery) -> None:
+        self._finished(delivery)
+        self._readback.give_back(delivery)
+
+    def _unread(self, delivery: Delivery, damage: str) -> None:
+        """The content could not be read back; `damage`: because it is damaged, and how."""
+        self._ended(delivery)
+        if damage:
+            self._journal.damaged(delivery.message, damage)
+            self._queue.quarantine(delivery.message.id, self.withdraw)
 
     def _finished(self, delivery: Delivery) -> None:
         """An agent is done: what follows, and whose turn is it now?"""
