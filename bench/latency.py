@@ -30,7 +30,9 @@ TURNS = 3
 class Sender:
     """One SMTP connection that sends message after message."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, domain: str = "rcpt.bench.example") -> None:
+        """`domain`: of the recipients."""
+        self.domain = domain.encode()
         self.socket = socket.create_connection(("127.0.0.1", port), 30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.lines = self.socket.makefile("rb")
@@ -51,7 +53,7 @@ class Sender:
         """Sends one; milliseconds until the 250 for it."""
         departed = time.time_ns()
         self.say(b"MAIL FROM:<sender@bench.example>\r\n", b"250")
-        self.say(b"RCPT TO:<%d@rcpt.bench.example>\r\n" % number, b"250")
+        self.say(b"RCPT TO:<%d@%s>\r\n" % (number, self.domain), b"250")
         self.say(b"DATA\r\n", b"354")
         head = b"From: <sender@bench.example>\r\nDate: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <%d@bench.example>\r\n"
         self.say(head % departed + b"Subject: t=%d\r\n\r\n" % departed + BODY + b".\r\n", b"250")
