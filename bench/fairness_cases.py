@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from typing import Any
 from bench import moody_sink as words
 from bench.injector import CONTENT, inject
 from bench.latency import Sender
-from bench.load import SinkProcess
+from bench.load import Case as Load
+from bench.load import SinkProcess, source_command
 from bench.machine import memory_bytes
 from bench.moody_server import MoodySinks, make_server
 from bench.servers import Server
@@ -28,6 +30,7 @@ ARRIVAL_LIMIT = 60.0
 """Seconds that good mail may take; what has not come then counts as not arrived."""
 MEDIAN_MS, WORST_MS = 50.0, 500.0
 SAMPLE_SECONDS = 0.1
+FLOOD_SESSIONS = 100
 
 
 @dataclass
@@ -306,6 +309,18 @@ def retries(stage: Stage, share: float) -> None:
         stage.result.missed = f"{ratio:.2f} new for each retried"
 
 
+@contextlib.contextmanager
+def smtp_source_flood(port: int) -> Iterator[None]:
+    """New mail from Postfix's load generator, as fast as it is taken, until the end of the block."""
+    command = source_command(port, Load(FLOOD_SESSIONS, 1024, reuse=True), 100_000_000)
+    source = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        source.kill()
+        source.wait()
+
+
 def middle_rate(stage: Stage, messages: int) -> float:
     """Deliveries each second, from the tenth part to the ninth tenth of so many messages."""
     limit, marks = time.monotonic() + ARRIVAL_LIMIT, []
@@ -326,7 +341,7 @@ def back_pressure(stage: Stage, share: float) -> None:
         spool.mkdir()
         inner = Stage(stage.result, stage.kind, spool, stage.stack)
         inner.serve({}, spool=lambda path, s=inner: fill(path, f"smtp:[127.0.0.1]:{s.sink.port}", messages, attempts=0))
-        with flood(inner.server.port, "rcpt.bench.example", 20) if flooded else contextlib.nullcontext():
+        with smtp_source_flood(inner.server.port) if flooded else contextlib.nullcontext():
             rates.append(middle_rate(inner, messages))
             inner.look_at_memory()
         inner.server.stop()

@@ -36,6 +36,7 @@ from mailflow.ids import format_id
 from mailflow.intake import Budget, Incoming
 from mailflow.journal import Journal
 from mailflow.loader import Loader
+from mailflow.pressure import BackPressure
 from mailflow.queue import Changed, Queue, Settlement
 from mailflow.queuetime import QueueTime
 from mailflow.readback import ReadBack
@@ -100,6 +101,7 @@ class Flow:
         # What is under way, and as many again.
         self._crowds = Crowds(self._active, 2 * parts.scheduler.settings.max_window * parts.recipients_per_delivery)
         self._readback = ReadBack(parts.queue, parts.budget, parts.threshold, self._begin, self._unread)
+        self._pressure = BackPressure()
         self._withdrawn: set[int] = set()
         """Messages that were held or deleted during an attempt; no more than are active."""
         self._pumping = False
@@ -127,6 +129,7 @@ class Flow:
         self._closing = True
         self._loader.close()
         self._readback.close()
+        self._pressure.release()
         if self._timer:
             self._timer.cancel()
         async with asyncio.TaskGroup() as group:
@@ -162,6 +165,8 @@ class Flow:
             done(Reply(code, status, (text,)))
             return
         self._journal.queued(message, self._clock() - since)
+        if self._pressure.on:
+            done = self._pressure.delayed(done)
         done(Reply(250, "2.0.0", ("Ok: queued as " + message.queue_id,)))  # POINT ONE: it is on disk
         self._admit(message)
 
@@ -225,6 +230,7 @@ class Flow:
 
     def _loaded(self, lane: Lane, messages: list[Message]) -> None:
         """A slice came from disk: what is not in memory already becomes jobs."""
+        self._pressure.moved(sum(len(found.recipients) for found in messages))
         for found in messages:
             message = self._active.get(found.id, found)
             if message is found:
