@@ -20,29 +20,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from mailflow.backlog import Backlog
-from mailflow.bouncing import Bouncing
-from mailflow.cleanup import Cleaner, qualify
+from mailflow.cleanup import qualify
 from mailflow.crowds import Crowds
-from mailflow.delivery.request import Agent, Delivery, Fact
+from mailflow.delivery.request import Delivery, Fact
 from mailflow.delivery.trouble import SiteHealth, about_site, health
 from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
 from mailflow.errors import QueueError, QueueFull
+from mailflow.flow_parts import FlowParts
 from mailflow.ids import format_id
-from mailflow.intake import Budget, Incoming
-from mailflow.journal import Journal
+from mailflow.intake import Incoming
 from mailflow.loader import Loader
 from mailflow.pressure import BackPressure
-from mailflow.queue import Changed, Queue, Settlement
+from mailflow.queue import Changed, Settlement
 from mailflow.queuetime import QueueTime
 from mailflow.readback import ReadBack
-from mailflow.report import Action, DeliveryReport
-from mailflow.scheduler import Feedback, Job, Lane, Scheduler
-from mailflow.settle import Conclusion, RetryPolicy, conclude
+from mailflow.report import Action
+from mailflow.scheduler import Feedback, Job, Lane
+from mailflow.settle import Conclusion, conclude
 from mailflow.smtp.reply import Reply, reply
 
 _GOOD, _NEW, _DEFERRED, _DELAYED, _WELL = Feedback.GOOD, Lane.NEW, Lane.DEFERRED, Action.DELAYED, SiteHealth.GOOD
@@ -53,34 +52,6 @@ _CLOSING = reply(421, "4.3.2", "Service is shutting down")
 
 SUSPENDED_AT_ONCE = 50
 """Deliveries to a dead site that are put off before the loop gets its turn again."""
-
-Reported = Callable[[Message, list[DeliveryReport]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class FlowParts:
-    """What a flow is made of; the server puts it together."""
-
-    queue: Queue
-    scheduler: Scheduler
-    agents: Mapping[str, Agent]
-    cleaner: Cleaner
-    bouncing: Bouncing
-    journal: Journal
-    policy: RetryPolicy
-    budget: Budget
-    threshold: int
-    """Bytes above which content is streamed to a file while it arrives."""
-    origin_domain: str
-    """Completes a sender's address that has no domain; only trusted clients may leave it out."""
-    recipients_per_delivery: int
-    """Recipients of one message that are given to an agent at a time."""
-    now: Callable[[], float]
-    """Seconds since 1970."""
-    clock: Callable[[], float]
-    """The event loop's time."""
-    reported: Reported
-    """Told of every outcome once it is on disk: receipts of the Python API."""
 
 
 class Flow:
@@ -180,7 +151,7 @@ class Flow:
         if message.id in self._active:
             message, recipients = self._known(message)
         else:
-            self._keep_content(message)
+            self._readback.keep(message)
         if len(recipients) == 1 and not self._backlog.sites and self._scheduler.admits(recipients[0].destination):
             self._add(message, recipients, _NEW)  # by far the most
             return
@@ -419,24 +390,10 @@ class Flow:
         if len(recipients) == len(message.recipients):
             message.recipients = []
             self._active.pop(message.id, None)
-            self._release_content(message)
+            self._readback.release(message)
         else:
             numbers = {r.number for r in recipients}
             message.recipients = [r for r in message.recipients if r.number not in numbers]
-
-    # Content in memory, within the budget: a message that waits long does not need it there
-
-    def _keep_content(self, message: Message) -> None:
-        budget = self.parts.budget
-        if not isinstance(message.content, bytes) or budget.exhausted():
-            message.content = None
-        else:
-            budget.used += message.size
-
-    def _release_content(self, message: Message) -> None:
-        if message.content is not None:
-            self.parts.budget.used -= message.size
-            message.content = None
 
     # Sites that are down
 

@@ -1,4 +1,4 @@
-"""Content that is read back from disk for a delivery, because memory did not keep it since it came in.
+"""Content in memory: kept since it came in where there is room, else read back from disk for each delivery.
 
 `ReadBack.fetch` is given a delivery whose turn it is; when its content is there, `begin` is called, and `give_back` when
 the delivery has ended. What is read counts in the `Budget`. Small contents (`SMALL`) are read at once, so that their number
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mailflow.delivery.request import Delivery, Fact, Stage, Trouble
-from mailflow.envelope import Content
+from mailflow.envelope import Content, Message
 from mailflow.errors import QueueDamaged
 from mailflow.intake import SMALL, Budget
 from mailflow.queue import Queue
@@ -49,6 +49,21 @@ class ReadBack:
 
     def __repr__(self) -> str:
         return f"<ReadBack held={sum(self._held.values())} waiting={len(self._line)}>"
+
+    def keep(self, message: Message) -> None:
+        """A new message: its content stays in memory until its first delivery, when there is room. One that waits long does
+        not need it there."""
+        budget = self._budget
+        if not isinstance(message.content, bytes) or budget.exhausted():
+            message.content = None
+        else:
+            budget.used += message.size
+
+    def release(self, message: Message) -> None:
+        """Nothing of the message is in memory any more."""
+        if message.content is not None:
+            self._budget.used -= message.size
+            message.content = None
 
     def fetch(self, delivery: Delivery) -> None:
         """Reads the content, at once or when there is room for it."""

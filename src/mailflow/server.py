@@ -22,7 +22,8 @@ from mailflow.delivery.request import Agent
 from mailflow.delivery.smtp.agent import SmtpAgent
 from mailflow.envelope import Accepted, InboundEnvelope, Options, Peer
 from mailflow.errors import QueueError, SendError
-from mailflow.flow import Flow, FlowParts
+from mailflow.flow import Flow
+from mailflow.flow_parts import FlowParts
 from mailflow.ingress.listener import Listener
 from mailflow.intake import Budget
 from mailflow.journal import Journal

@@ -11,7 +11,8 @@ from mailflow.bounce import BounceSettings
 from mailflow.bouncing import Bouncing
 from mailflow.cleanup import Cleaner
 from mailflow.envelope import Accepted, InboundEnvelope, Options, Peer
-from mailflow.flow import Flow, FlowParts
+from mailflow.flow import Flow
+from mailflow.flow_parts import FlowParts
 from mailflow.intake import Budget
 from mailflow.journal import Journal
 from mailflow.observe.log import EventLog

@@ -98,7 +98,8 @@ def test_a_damaged_message_is_put_on_hold_and_all_others_go_on(tmp_path: Path) -
         [message] = list_messages(spool)
         assert message.id == damaged
         assert "damaged" in message.recipients[0].reason
-        assert (b.flow.active, b.budget.used) == (0, 0)
-        assert f"content of message {message.queue_id} does not match" in (tmp_path / "log").read_text()
+        await b.until(lambda: (b.flow.active, b.budget.used) == (0, 0))
+        words = f"content of message {message.queue_id} does not match"
+        await b.until(lambda: words in (tmp_path / "log").read_text())
 
     play(spool, story, agent)
