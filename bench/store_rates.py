@@ -1,11 +1,11 @@
 """How fast the queue takes messages in and lets them go, with an fsync for every group commit.
 
-Usage: python bench/store_rates.py [--seconds 2] [--spool DIR] [--burn MICROSECONDS]
+Usage: python bench/store_rates.py [--seconds 2] [--spool DIR] [--burn MICROSECONDS] [--blobs]
 
 Each of N clients enqueues a message, waits until it is durable, settles it, waits until that is durable, and begins
 again. Printed: messages a second, CPU time of the process per message, the part of it in the writer's thread, and how
 many operations one commit held. `--burn` spends that much Python on the loop per message, as a server would: it shows
-what the thread costs when it has to fight for the interpreter lock.
+what the thread costs when it has to fight for the interpreter lock. `--blobs` has all contents in the database.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import uvloop
 from mailflow.envelope import Message, Peer, Recipient
 from mailflow.queue import Queue, QueueSettings, Settlement
 
+NEVER = 2**40
 PEER = Peer("127.0.0.1", 40000, "localhost", "client.example.org", "ESMTP")
 
 
@@ -79,13 +80,13 @@ class Clients:
             self.stopped.set_result(None)
 
 
-async def measure(spool: Path, clients: int, size: int, seconds: float, burn: float) -> None:
+async def measure(spool: Path, clients: int, size: int, seconds: float, burn: float, settings: QueueSettings) -> None:
     start = time.perf_counter()
     for _ in range(200_000):
         pass
     spins = int(burn / 2 * 1e-6 / ((time.perf_counter() - start) / 200_000))
     shutil.rmtree(spool, ignore_errors=True)
-    queue = await Queue.open(spool, QueueSettings())
+    queue = await Queue.open(spool, settings)
     wall, cpu, loop_cpu = time.perf_counter(), time.process_time(), time.thread_time()
     run = Clients(queue, clients, size, seconds, spins)
     await run.stopped
@@ -105,7 +106,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--spool", type=Path, help="a folder on the disk to be measured; default: a temporary one")
     parser.add_argument("--burn", type=float, default=60.0, help="microseconds of Python on the loop per message")
+    parser.add_argument("--blobs", action="store_true", help="no content goes to a segment")
     options = parser.parse_args()
+    settings = QueueSettings(segment_threshold=NEVER) if options.blobs else QueueSettings()
     folder = Path(tempfile.mkdtemp(dir=options.spool))
     print(
         f"{'KiB':>8} {'clients':>8} {'burn':>6} {'messages/s':>12} {'CPU us':>10} {'thread us':>10} {'ops/commit':>10}"
@@ -113,7 +116,7 @@ def main() -> None:
     for burn in dict.fromkeys((0.0, options.burn)):
         for size in (1024, 10_240, 102_400):
             for clients in (20, 100):
-                uvloop.run(measure(folder / "spool", clients, size, options.seconds, burn))
+                uvloop.run(measure(folder / "spool", clients, size, options.seconds, burn, settings))
     shutil.rmtree(folder)
 
 
