@@ -1,1 +1,1 @@
-"""What the queue stands on: SQLite, one writer thread, content files for the largest messages."""
+"""What the queue stands on: SQLite, one writer thread, segments for contents, content files for the largest."""

@@ -174,19 +174,9 @@ class Store:
     def _enter(self, messages: Sequence[Message]) -> None:
         envelopes: list[Any] = []
         recipients: list[Any] = []
-        contents: list[Any] = []
-        large: list[tuple[int, bytes]] = []
-        size = 0
-        threshold = self.segment_threshold
         most = CHUNKS[0] * _RECIPIENT.width
         for message in messages:
             rows.add_message(envelopes, message)
-            content = message.content
-            if isinstance(content, bytes) and threshold <= len(content) <= SEGMENT_BYTES:
-                large.append((message.id, content))
-                size += len(content)
-            else:
-                contents += self._content_row(message)
             for first in range(0, len(message.recipients), CHUNKS[0]):
                 rows.add_recipients(recipients, message.id, message.recipients[first : first + CHUNKS[0]])
                 if len(recipients) >= most:
@@ -194,11 +184,25 @@ class Store:
                     recipients = []
         self._insert(_MESSAGE, envelopes)
         self._insert(_RECIPIENT, recipients)
-        if size >= SEGMENT_BATCH * threshold:
+        self._enter_contents(messages)
+
+    def _enter_contents(self, messages: Sequence[Message]) -> None:
+        """Into a segment those that are large enough, if they are enough together; the others into the database."""
+        least = self.segment_threshold
+        large = [
+            (message.id, content)
+            for message in messages
+            if isinstance(content := message.content, bytes) and least <= len(content) <= SEGMENT_BYTES
+        ]
+        if sum(len(content) for _, content in large) < SEGMENT_BATCH * least:
+            large = []
+        if large:
             self._insert(_EXTENT, self._extent_rows(large))
-        else:
-            for key, content in large:
-                contents += (key, rows.checksum(key, content), None, content)
+        placed = {key for key, _ in large}
+        contents: list[Any] = []
+        for message in messages:
+            if message.id not in placed:
+                contents += self._content_row(message)
         self._insert(_CONTENT, contents)
 
     def _extent_rows(self, contents: list[tuple[int, bytes]]) -> list[Any]:
