@@ -94,7 +94,7 @@ def inject(call: str, error: str, when: str) -> list[str]:
 
 
 @STRACE
-@pytest.mark.parametrize("when", [12, *range(13, 13 + 4 * (ROUNDS - 1))])
+@pytest.mark.parametrize("when", [16, *range(17, 17 + 4 * (ROUNDS - 1))])
 def test_one_failed_fsync_refuses_its_batch_and_the_store_recovers(tmp_path: Path, when: int) -> None:
     code, story = drive(tmp_path, "--count", "250", trace=inject("fdatasync", "EIO", str(when)))
     assert code == 0
