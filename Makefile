@@ -54,6 +54,7 @@ docs: $(VENV)/.dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.size
 
 bench-short: $(VENV)/.installed
 	$(BIN)/python -m bench --short
