@@ -367,3 +367,20 @@ def test_the_reply_of_a_host_is_safe_to_show():
     one = facts_of("RCPT", b"550 5.1.1 \x1b[2Jgone\x00\xff\r\n")
     assert one.facts[0].reply == reply(550, "5.1.1", " [2Jgone \\xff")
     assert CONTENT.isascii()
+
+
+@LOOPS
+@pytest.mark.parametrize("turns", range(6))
+def test_closing_ends_while_a_connection_is_being_made(run, turns):
+    """Whichever turn of the loop it falls on: uvloop says no connection_lost of a socket whose making was cancelled."""
+
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            outbox = Outbox(**QUICK)
+            outbox.start(delivery(f"[127.0.0.1]:{listener.getsockname()[1]}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                await outbox.agent.close(0.1)
+
+    run(main())

@@ -95,7 +95,7 @@ class Connector:
             record = self._record(host, error.kind.value, began)
             return Fact(Stage.CONNECT, None, _TROUBLE[error.kind], record)
         except BaseException:
-            connection.hang_up()
+            connection.give_up()
             raise
         client = connection.client
         if connection.is_gone:

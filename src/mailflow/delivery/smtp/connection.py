@@ -143,10 +143,22 @@ class Connection(asyncio.Protocol):
             # once the final dot is out, the host may have the message
             self._fail(End.LOST if self.client.waiting is Step.DOT else End.NOT_BEGUN)
 
+    def give_up(self) -> None:
+        """Ends a connection whose making was broken off.
+
+        The loop may have called `connection_made` and then closed the socket itself; uvloop says no `connection_lost` then.
+        """
+        self.hang_up()
+        self._sweep.discard(self)
+        self._owner.closed(self)
+
     # asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self.client.state is _CLOSED:  # given up while it was being made
+            self._transport.abort()
+            return
         self._since = self._loop.time()
         self._sweep.add(self)
 
