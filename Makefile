@@ -25,8 +25,8 @@ help:
 	@echo 'make check        format check, lint, types, layers, generated documents, tests'
 	@echo 'make format       let ruff format and mend what it can'
 	@echo 'make docs         write the generated documents anew'
-	@echo 'make bench        measure, beside Postfix where it is installed (about 15 minutes)'
-	@echo 'make bench-short  the same, a few cases only (about 2 minutes)'
+	@echo 'make bench        measure, beside Postfix where it is installed (about an hour)'
+	@echo 'make bench-short  the same, a few cases only (about 5 minutes)'
 	@echo 'make torture      kill the server again and again, and count the mail (about 10 minutes)'
 	@echo 'make clean        remove what the tools left; make distclean: .venv and ./var (spool and mail!) too'
 
@@ -55,9 +55,13 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.size
+	$(BIN)/python -m bench.fairness
+	$(BIN)/python -m bench.scheduler_sim
 
 bench-short: $(VENV)/.installed
 	$(BIN)/python -m bench --short
+	$(BIN)/python -m bench.fairness --short --servers mailflow
+	$(BIN)/python -m bench.scheduler_sim --short
 
 torture: $(VENV)/.dev
 	MAILFLOW_TORTURE=1 $(BIN)/python -m pytest tests/e2e -m slow --timeout 1200

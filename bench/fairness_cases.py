@@ -298,7 +298,7 @@ def retries(stage: Stage, share: float) -> None:
     with flood(stage.server.port, domain, 20):
         time.sleep(3.0)
         before = seen[words.MESSAGES], seen[words.DELAYS]
-        time.sleep(10.0 if share < 1 else 30.0)
+        time.sleep(30.0 if share == 1 else 5.0)
         after = seen[words.MESSAGES], seen[words.DELAYS]
         stage.look_at_memory()
     all_, new = (b - a for a, b in zip(before, after, strict=True))

@@ -99,7 +99,7 @@ class SinkProcess:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.communicate(timeout=10)
 
 
 def source_command(port: int, case: Case, messages: int) -> list[str]:

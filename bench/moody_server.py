@@ -42,7 +42,7 @@ class MoodySinks:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.communicate(timeout=10)
 
 
 class RoutedMailflow(Mailflow):

@@ -71,6 +71,8 @@ class Simulation:
         self.seconds[:greedy] = [0.2] * greedy
         self.given = sum(self.disk.values())
         self.jain = 0.0
+        self.target = self.disk[0] * 9 // 10
+        """Deliveries of a greedy destination after which the fairness of all of them is taken."""
         self.running: list[tuple[float, int, Job]] = []
         self.sequence = self.order = self.most_waiting = 0
         self.served: Counter[int] = Counter()
@@ -138,6 +140,8 @@ class Simulation:
 
     def count(self, rank: int) -> None:
         self.served[rank] += 1
+        if rank < GREEDY and self.served[rank] == self.target:
+            self.jain = self.jain or self.fairness()
         self.decided += 1
         self.most_waiting = max(self.most_waiting, len(self.scheduler))
         if self.decided % SLICE == 0:
@@ -154,7 +158,6 @@ class Simulation:
                 self.disk[rank] = waiting - room
             else:
                 del self.disk[rank]
-                self.jain = self.jain or self.fairness()
 
     def fairness(self) -> float:
         """Jain's index over the deliveries that the greedy destinations got."""

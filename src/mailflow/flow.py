@@ -394,6 +394,8 @@ class Flow:
         else:
             numbers = {r.number for r in recipients}
             message.recipients = [r for r in message.recipients if r.number not in numbers]
+            if self._backlog.sites:
+                self._make_room(recipients[0].destination)
 
     # Sites that are down
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from bench.scheduler_sim import Simulation
 from mailflow.scheduler import Feedback, Job, Lane, Scheduler, SchedulerSettings
 from tests.scheduler.simulation import Site, World
 
@@ -128,6 +129,16 @@ def test_the_cost_of_a_job_does_not_grow_with_the_destinations() -> None:
     same. A search through the destinations would cost a thousand times as much."""
     few, many = cycle_cost(100, 55_000), cycle_cost(100_000, 105_000)
     assert many < 6 * few
+
+
+@pytest.mark.wish(18)
+@pytest.mark.wish(57)
+def test_heavy_tailed_mail_for_many_destinations_comes_out_fairly_and_in_the_same_order_twice() -> None:
+    """The short form of `python -m bench.scheduler_sim`: everything comes out, the greedy get the same, orders agree."""
+    first, second = (Simulation(20_000, 40_000, seed=5).run() for _ in range(2))
+    assert first.order == second.order
+    assert first.jain > 0.98
+    assert first.most_waiting <= SchedulerSettings().jobs
 
 
 @pytest.mark.slow
