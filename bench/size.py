@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -211,6 +212,7 @@ def write_docs(figures: dict[int, dict[str, float]]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # by way of every `finally`
     parser = argparse.ArgumentParser(prog="python -m bench.size", description=__doc__.partition("\n")[0])
     parser.add_argument("--short", action="store_true", help=f"only {SHORT[-1]:,} messages, and briefly")
     parser.add_argument("--sizes", help="such as 0,100000")
