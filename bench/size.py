@@ -160,6 +160,9 @@ def _commands(server: Filled, sink: SinkProcess, messages: int, seconds: float) 
         sys.exit(f"{deleted} recipients deleted, not {messages // 10}: {out}")
     yield "delete a tenth s", took
     yield "rate meanwhile %", 100 * beside / rate
+    begun = time.perf_counter()
+    operator("delete", "--state", "deferred", "--limit", str(messages // 10))
+    yield "delete the oldest tenth, no mail beside s", time.perf_counter() - begun
     before = _blocks(server.spool)
     yield "compact s", operator("compact")[0]
     yield "given back MiB", (before - _blocks(server.spool)) / 2**20

@@ -195,7 +195,7 @@ def test_commands_change_what_a_search_finds(tmp_path: Path, indexed: int, monke
 
 
 def test_mail_that_arrives_during_a_command_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailflow.store.admin.FIRST_STEP", 1)
+    monkeypatch.setattr("mailflow.store.admin.SMALLEST_STEP", 1)
 
     async def body(queue: Queue) -> None:
         for n in range(6):

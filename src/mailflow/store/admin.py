@@ -29,8 +29,8 @@ STEP_RECIPIENTS = 2000
 """Recipients changed in one transaction, at most."""
 SCANNED_RECIPIENTS = 5000
 """Rows that a step looks at, at most, whether they are meant or not: some 5 ms."""
-FIRST_STEP = 200
-SMALLEST_STEP = 50
+SMALLEST_STEP = 200
+"""A step has a sync of its own, which fewer would not be worth."""
 
 Rows: TypeAlias = list[tuple[int, int, str]]
 """Message id, recipient number, destination."""
@@ -63,7 +63,7 @@ class AdminTask:
         self._command = command
         self._now = now
         self._scan = Scan(selection, now, _ABOUT[command], look=SCANNED_RECIPIENTS)
-        self._most = FIRST_STEP
+        self._most = SMALLEST_STEP
 
     @property
     def complete(self) -> bool:

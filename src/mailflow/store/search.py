@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from mailflow.store import rows
+from mailflow.store import query, rows
 from mailflow.store.failure import failure
 from mailflow.store.filters import conditions
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
@@ -171,6 +171,8 @@ def totals(spool: Path, selection: Selection, now: float) -> QueueCounts:
     )
     messages = recipients = held = deferred = 0
     with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
+        if selection.everything:
+            return _asked(spool, lambda: query.counts(db))
         scan = Scan(selection, now, look=READ_ROWS)
         while not scan.complete:
             for _, m, r, h, d in _asked(spool, lambda: scan.groups(db, columns)):

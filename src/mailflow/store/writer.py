@@ -51,6 +51,8 @@ class Writer:
         self.on_commit: Callable[[], None] | None = None
         self.on_failure: Callable[[QueueError], None] | None = None
         self.room = Room(free, reserve)
+        self.mail_commits = 0
+        """Commits that had mail in them, so far."""
         self.waiting = 0
         """Bytes in memory that are not on disk yet: what `room.weight` says of their messages."""
         self._committer = Committer(store, reserve)
@@ -190,8 +192,10 @@ class Writer:
             self._failed = batch.broken
             if self.on_failure:
                 self.on_failure(batch.broken)
-        if self.on_commit and (batch.messages or batch.work):
-            self.on_commit()
+        if batch.messages or batch.work:
+            self.mail_commits += 1
+            if self.on_commit:
+                self.on_commit()
         self._schedule()
         if self._idle and not self._next and not self._idle.done():
             self._idle.set_result(None)
