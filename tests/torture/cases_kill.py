@@ -16,7 +16,7 @@ LONGEST_SECONDS = 0.5
 """Under load, before a kill."""
 TEXT_BYTES = 3_000
 """smtp-source's messages."""
-QUIET_SECONDS = 4.0
+QUIET_SECONDS = 3.0
 """When a call has not come by then, it does not come."""
 
 
@@ -73,7 +73,7 @@ def _at_call(rig: Rig, op: Op, most: int) -> Row:
 
 def at_fsync(rig: Rig) -> Row:
     """Killed at calls of fsync (folders, content files, mailboxes)."""
-    return _at_call(rig, Op.FSYNC, 60)
+    return _at_call(rig, Op.FSYNC, 30)
 
 
 def at_fdatasync(rig: Rig) -> Row:

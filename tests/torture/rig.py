@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "scheduler": {"probe": ["200ms", "400ms"], "dead_after": 10},
     "limits": {"sessions_per_client": 500},
 }
-DRAIN_SECONDS = 180.0
+DRAIN_SECONDS = 120.0
 """What is left in the queue must be delivered in this time."""
 
 

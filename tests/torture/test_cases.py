@@ -13,7 +13,7 @@ from tests.torture.cases import CASES, Case
 SEED = int(os.environ.get("MAILFLOW_TORTURE_SEED", "0")) or secrets.randbelow(10**9)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_was_promised_is_kept(case: Case, tmp_path: Path) -> None:
     print(f"MAILFLOW_TORTURE_SEED={SEED}")
