@@ -53,8 +53,8 @@ __all__ = [
 
 ADMIN_AT_ONCE = 4
 """Administrator's commands under way; each has one step in a group commit."""
-ADMIN_SPARES = 2
-"""While mail comes and goes, a command leaves it the writer for so many times as long as its last step took: it has a third."""
+ADMIN_SPARES = 3
+"""While mail comes and goes, a command leaves it the writer for so many times as long as its last step took: it has a quarter."""
 ADMIN_PAUSE_SECONDS = 0.5
 """The longest such pause."""
 
