@@ -23,7 +23,7 @@ from bench.sink import FILE_SIZE, HEAD_WORDS, RING_WORDS
 
 MESSAGES, RECIPIENTS, CONNECTIONS, OPEN, DELAYS, BUSY, MOST_BUSY, REFUSED = range(8)
 """Words: messages and recipients taken, connections ever and now, delays in the ring (as in `bench.sink`), transactions
-now and at most, callers turned away."""
+under way now and at most, callers turned away."""
 EHLO = b"250-moody.bench.example\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250 8BITMIME\r\n"
 INPUT_BYTES = 16 * 2**20
 """Most that a connection may send before its last reply has left."""
@@ -40,7 +40,8 @@ class Moody(asyncio.Protocol):
     def __init__(self, words: memoryview, manner: str, seconds: float) -> None:
         self.words, self.manner, self.seconds = words, manner, seconds
         self.input = bytearray()
-        self.in_data = self.busy = False
+        self.in_data = False
+        self.under_way = 0
         self.recipients = 0
         self.transport: asyncio.Transport
 
@@ -58,7 +59,8 @@ class Moody(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self.words[OPEN] -= 1
-        self.rest()
+        while self.under_way:
+            self.rest()
 
     def data_received(self, data: bytes) -> None:
         if self.manner == "mute":
@@ -83,9 +85,16 @@ class Moody(asyncio.Protocol):
         if replies.startswith(b"221"):
             self.transport.close()
 
+    def begin(self) -> None:
+        """A transaction begins, perhaps behind one that has not had its last reply."""
+        self.under_way += 1
+        self.words[BUSY] += 1
+        self.words[MOST_BUSY] = max(self.words[MOST_BUSY], self.words[BUSY])
+
     def rest(self) -> None:
-        if self.busy:
-            self.busy = False
+        """The last reply of a transaction has left."""
+        if self.under_way:
+            self.under_way -= 1
             self.words[BUSY] -= 1
 
     def next_reply(self) -> bytes | None:
@@ -104,15 +113,12 @@ class Moody(asyncio.Protocol):
                 departed = int(taken[mark + 11 : taken.find(b"\r\n", mark)])
                 words[HEAD_WORDS + words[DELAYS] % RING_WORDS] = max(0, time.time_ns() - departed)
                 words[DELAYS] += 1
-            self.rest()
+            asyncio.get_running_loop().call_later(self.seconds, self.rest)
             return b"250 2.0.0 Ok\r\n"
         verb = bytes(taken[:4]).upper()
         if verb == b"MAIL":
             self.recipients = 0
-            if not self.busy:
-                self.busy = True
-                words[BUSY] += 1
-                words[MOST_BUSY] = max(words[MOST_BUSY], words[BUSY])
+            self.begin()
         elif verb == b"RCPT":
             self.recipients += 1
         elif verb == b"DATA":
