@@ -31,6 +31,8 @@ ARRIVAL_LIMIT = 60.0
 MEDIAN_MS, WORST_MS = 50.0, 500.0
 SAMPLE_SECONDS = 0.1
 FLOOD_SESSIONS = 100
+FILL_AT_ONCE = 2000
+"""Messages handed to the queue before their commit."""
 
 
 @dataclass
@@ -214,15 +216,15 @@ def list_of_a_million(stage: Stage, share: float) -> None:
     stage.look_at_memory()
     accepted_mib = stage.result.memory_mib
     samples = sampled(stage, sinks, recipients, 900)
-    last = samples[-len(samples) // 10 : -5] or [0]
+    middle, last = samples[5:-5] or [0], samples[-len(samples) // 10 : -5] or [0]
     stage.look_at_memory()
     now_mib = memory_bytes(stage.server.pid) / 2**20
     stage.result.note = (
         f"accepted in {taken:.0f} s, {sinks.counters[words.RECIPIENTS]:,} delivered in {len(samples) * SAMPLE_SECONDS:.0f} s; "
-        f"{mean(samples[5:-5] or [0]):.1f} transactions under way on average, {mean(last):.1f} in the last tenth; "
+        f"{mean(middle):.1f} transactions under way on average, {mean(last):.1f} in the last tenth; "
         f"{accepted_mib:.0f} MiB when accepted, {now_mib:.0f} at the end"
     )
-    if mean(last) < 15:
+    if mean(last) < 0.75 * mean(middle):
         stage.result.missed = f"{mean(last):.1f} transactions under way in the last tenth"
 
 
@@ -255,8 +257,8 @@ def fill(spool: Path, destination: str, messages: int, *, attempts: int) -> None
                 peer=Peer(),
             )
             queue.enqueue(message, queued)
-            if number % 2000 == 0:
-                await asyncio.sleep(0.01)
+            while number - (messages - left) > FILL_AT_ONCE:  # noqa: ASYNC110 - a bench: the count is enough
+                await asyncio.sleep(0.005)
         await done.wait()
         await queue.close()
         if failed:
