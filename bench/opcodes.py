@@ -1,8 +1,8 @@
 """Where the interpreter's work goes: bytecode instructions for each message, by file and by function.
 
-usage: python -m bench.opcodes [MESSAGES]
+usage: python -m bench.opcodes [MESSAGES] [new]
 
-Relays 1 KB messages from smtp-source to the bench sink with the server in this process, and counts every bytecode
+Relays 1 KB messages (with `new`, a connection for each) from smtp-source to the bench sink with the server in this process, and counts every bytecode
 instruction that its event loop executes. The figures hardly depend on the machine or on what else runs on it, which
 times always do; what they leave out is the work inside C functions and the kernel.
 """
@@ -47,11 +47,11 @@ class Tracer:
         return self.step
 
 
-async def count(settings: Settings, messages: int) -> Tracer:
+async def count(settings: Settings, messages: int, *, reuse: bool) -> Tracer:
     """Relays so many messages with every instruction counted."""
     server = Server(settings)
     await server.start()
-    case = Case(SESSIONS, 1024, reuse=True)
+    case = Case(SESSIONS, 1024, reuse=reuse)
     source = await asyncio.create_subprocess_exec(*source_command(server.addresses[0].port, case, messages))
     tracer = Tracer()
     sys.settrace(tracer.call)
@@ -83,7 +83,8 @@ def show(tracer: Tracer, messages: int) -> None:
 
 def main() -> None:
     """The command."""
-    messages = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    words = sys.argv[1:]
+    messages = next((int(word) for word in words if word.isdigit()), 400)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sink = SinkProcess(folder)
@@ -96,7 +97,7 @@ def main() -> None:
                 log={"to": str(folder / "log")},
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                show(runner.run(count(settings, messages)), messages)
+                show(runner.run(count(settings, messages, reuse="new" not in words)), messages)
         finally:
             sink.stop()
 

@@ -1,7 +1,7 @@
 """One TCP connection of an SMTP client: it only moves bytes between the transport and the protocol core.
 
 Callbacks only: no task, no timer, no future for a connection. What comes in goes to `ServerCore.feed`, what that
-answers leaves in one write. Reading stops while the client does not fetch its replies, while a large message waits
+answers leaves in one write, and the writes of all connections leave together when the loop comes round (`Hall.write`). Reading stops while the client does not fetch its replies, while a large message waits
 for the disk, and while much input waits behind a pending answer; so memory is bounded for every client.
 
 Invariants: `connection_lost` gives back whatever the session holds. An exception from the core or the session is
@@ -51,6 +51,23 @@ class Hall:
     connections: set[Connection] = field(default_factory=set)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever the last connection leaves."""
+    _unwritten: list[Connection] = field(default_factory=list)
+    """Those with replies to write, in this turn of the loop; at most one entry for each read."""
+
+    def write_soon(self, connection: Connection) -> None:
+        """Has the connection's replies written when the loop comes round, together with those of others.
+
+        A reply wakes its client, and waking a process costs the kernel more than the reply does. The second of two replies to
+        clients of one process finds it awake, if it comes at once; not, if the server reads and thinks in between.
+        """
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._unwritten.append(connection)
+
+    def _write(self) -> None:
+        waiting, self._unwritten = self._unwritten, []
+        for connection in waiting:
+            connection.flush()
 
 
 class Connection(asyncio.Protocol):
@@ -95,19 +112,18 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes what the client sent."""
-        core, transport = self._core, self._transport
-        if core is None or transport is None:
+        core = self._core
+        if core is None:
             return
         self.quiet = 0
         try:
             core.feed(data)
         except Exception:  # noqa: BLE001 - one session's mishap must not harm the others
             self._crashed(core)
-        out = core.out
-        if len(out) == 1:  # `_flush`, in short, for the one reply of an ordinary command
-            transport.write(out.pop())
-        if out or core.closing or core.input or self._leaving:
+        if core.closing or core.input or self._leaving:
             self._flush(core)
+        elif core.out:
+            self._hall.write_soon(self)
 
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""
@@ -117,6 +133,7 @@ class Connection(asyncio.Protocol):
         self._leaving |= _CLIENT
         if core.pending:
             return True
+        self.flush()
         core.abandon()
         return False
 
@@ -158,7 +175,10 @@ class Connection(asyncio.Protocol):
             self._crashed(core)
         if self._held & _PENDING_ANSWER and not (core.pending and len(core.input) > WAITING_INPUT_BYTES):
             self._go_on(_PENDING_ANSWER)
-        self._flush(core)
+        if core.closing or core.input or self._leaving:
+            self._flush(core)
+        elif core.out:
+            self._hall.write_soon(self)
 
     def hold(self) -> None:
         """The message cannot be taken in as fast as it comes."""
@@ -190,6 +210,16 @@ class Connection(asyncio.Protocol):
         """Closes without waiting for anything."""
         if self._transport is not None:
             self._transport.abort()
+
+    def flush(self) -> None:
+        """Writes the replies that wait, if the connection is still there and they did not leave otherwise."""
+        core, transport = self._core, self._transport
+        if core is not None and transport is not None:
+            out = core.out
+            if len(out) == 1:
+                transport.write(out.pop())
+            elif out:
+                self._flush(core)
 
     # Helpers
 
