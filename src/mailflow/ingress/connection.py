@@ -1,7 +1,7 @@
 """One TCP connection of an SMTP client: it only moves bytes between the transport and the protocol core.
 
 Callbacks only: no task, no timer, no future for a connection. What comes in goes to `ServerCore.feed`, what that
-answers leaves in one write, and the writes of all connections leave together when the loop comes round (`Hall.write`). Reading stops while the client does not fetch its replies, while a large message waits
+answers leaves in one write, and the writes of all connections leave together when the loop comes round (`net.turn`). Reading stops while the client does not fetch its replies, while a large message waits
 for the disk, and while much input waits behind a pending answer; so memory is bounded for every client.
 
 Invariants: `connection_lost` gives back whatever the session holds. An exception from the core or the session is
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.session import Desk, Session
+from mailflow.net.turn import Turn
 from mailflow.smtp import replies
 from mailflow.smtp.handler import Profile
 from mailflow.smtp.reply import Reply
@@ -51,23 +52,8 @@ class Hall:
     connections: set[Connection] = field(default_factory=set)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever the last connection leaves."""
-    _unwritten: list[Connection] = field(default_factory=list)
-    """Those with replies to write, in this turn of the loop; at most one entry for each read."""
-
-    def write_soon(self, connection: Connection) -> None:
-        """Has the connection's replies written when the loop comes round, together with those of others.
-
-        A reply wakes its client, and waking a process costs the kernel more than the reply does. The second of two replies to
-        clients of one process finds it awake, if it comes at once; not, if the server reads and thinks in between.
-        """
-        if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self._write)
-        self._unwritten.append(connection)
-
-    def _write(self) -> None:
-        waiting, self._unwritten = self._unwritten, []
-        for connection in waiting:
-            connection.flush()
+    turn: Turn = field(default_factory=Turn)
+    """Replies leave when the loop comes round."""
 
 
 class Connection(asyncio.Protocol):
@@ -123,7 +109,7 @@ class Connection(asyncio.Protocol):
         if core.closing or core.input or self._leaving:
             self._flush(core)
         elif core.out:
-            self._hall.write_soon(self)
+            self._hall.turn.add(self)
 
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""
@@ -178,7 +164,7 @@ class Connection(asyncio.Protocol):
         if core.closing or core.input or self._leaving:
             self._flush(core)
         elif core.out:
-            self._hall.write_soon(self)
+            self._hall.turn.add(self)
 
     def hold(self) -> None:
         """The message cannot be taken in as fast as it comes."""
@@ -214,7 +200,7 @@ class Connection(asyncio.Protocol):
     def flush(self) -> None:
         """Writes the replies that wait, if the connection is still there and they did not leave otherwise."""
         core, transport = self._core, self._transport
-        if core is not None and transport is not None:
+        if core is not None and transport is not None and not transport.is_closing():
             out = core.out
             if len(out) == 1:
                 transport.write(out.pop())

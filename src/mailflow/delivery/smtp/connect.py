@@ -19,6 +19,7 @@ from mailflow.delivery.smtp.timers import Sweep
 from mailflow.delivery.trouble import judge, next_host
 from mailflow.errors import MailflowError
 from mailflow.net.sockets import ConnectError, ConnectKind, connect
+from mailflow.net.turn import Turn
 from mailflow.report import Action, HostAttempt
 from mailflow.setting import Endpoint
 from mailflow.smtp.reply import Reply
@@ -43,7 +44,7 @@ class NoConnection(MailflowError):
 class Connector:
     """Makes connections; one for the whole agent."""
 
-    __slots__ = ("_finder", "_hostname", "_name", "_now", "_settings", "_sweep")
+    __slots__ = ("_finder", "_hostname", "_name", "_now", "_settings", "_sweep", "_turn")
 
     def __init__(
         self, settings: SmtpSettings, finder: HostFinder, hostname: str, sweep: Sweep, now: Callable[[], float]
@@ -54,6 +55,7 @@ class Connector:
         self._hostname = hostname.lower()
         self._name = settings.helo or hostname
         self._sweep = sweep
+        self._turn = Turn()
         self._now = now
 
     async def open(self, next_hop: Endpoint, owner: Owner, without: Collection[str] = ()) -> tuple[Connection, int]:
@@ -87,7 +89,7 @@ class Connector:
         return result
 
     async def _converse(self, host: Host, owner: Owner, began: float, *, esmtp: bool) -> Connection | Fact:
-        connection = Connection(host, self._name, self._settings, owner, self._sweep, esmtp=esmtp)
+        connection = Connection(host, self._name, self._settings, owner, self._sweep, self._turn, esmtp=esmtp)
         try:
             await connect(lambda: connection, host.address, host.port, self._settings.connect_timeout)
             await connection.ready

@@ -21,6 +21,7 @@ from mailflow.delivery.smtp.hosts import Host
 from mailflow.delivery.smtp.job import Job
 from mailflow.delivery.smtp.timers import Sweep
 from mailflow.envelope import ContentFile
+from mailflow.net.turn import Turn
 from mailflow.report import HostAttempt
 from mailflow.smtp.client import Client
 from mailflow.smtp.transaction import End, State, Step, Transaction
@@ -59,7 +60,15 @@ class Connection(asyncio.Protocol):
     """A connection to one address of a mail host."""
 
     def __init__(
-        self, host: Host, name: str, settings: SmtpSettings, owner: Owner, sweep: Sweep, *, esmtp: bool = True
+        self,
+        host: Host,
+        name: str,
+        settings: SmtpSettings,
+        owner: Owner,
+        sweep: Sweep,
+        turn: Turn,
+        *,
+        esmtp: bool = True,
     ) -> None:
         """`name` is what we introduce ourselves by; `esmtp` False begins with HELO."""
         self.host = host
@@ -79,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._recipients = settings.recipients_per_message
         self._owner = owner
         self._sweep = sweep
+        self._turn = turn
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -136,7 +146,7 @@ class Connection(asyncio.Protocol):
         """Closes at once: an idle one with a QUIT that nobody waits for; jobs end as not attempted where that is true."""
         if self.client.state is State.READY and not self.load and self._transport is not None:
             self.client.quit()
-            self._flush()
+            self.flush()
             self._transport.close()
             self._fail(End.LOST)
         else:
@@ -248,13 +258,17 @@ class Connection(asyncio.Protocol):
         self._pumping = False
         if client.wants_body and self._stream is None and client.current is not None:
             self._stream = self._owner.spawn(self._send_file(cast("Job", client.current)))
-        self._flush()
-        if client.state is _CLOSED and self._transport is not None and not self._transport.is_closing():
+        if client.state is not _CLOSED:
+            self._turn.add(self)
+            return
+        self.flush()
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close() if client.end is End.REPLY else self._transport.abort()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what waits to be written."""
         buffers = self.client.take()
-        if self._transport is not None:
+        if buffers and self._transport is not None and not self._transport.is_closing():
             for buffer in buffers:
                 self._transport.write(buffer)
 
