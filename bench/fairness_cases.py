@@ -273,12 +273,11 @@ def flood(port: int, domain: str, sessions: int) -> Iterator[None]:
     stop = threading.Event()
 
     def work() -> None:
-        sender = Sender(port, domain)
-        for number in count():
-            if stop.is_set():
-                break
-            sender.message(number)
-        sender.close()
+        with contextlib.closing(Sender(port, domain)) as sender:
+            for number in count():
+                if stop.is_set():
+                    break
+                sender.message(number)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(sessions)]
     for thread in threads:

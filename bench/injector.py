@@ -83,6 +83,7 @@ async def _run(port: int, messages: Iterator[list[str]], sessions: int) -> Injec
         writer.write(b"QUIT\r\n")
         await session.reply()
         writer.close()
+        await writer.wait_closed()
 
     begun = time.monotonic()
     async with asyncio.TaskGroup() as group:

@@ -62,6 +62,7 @@ class Sender:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.sendall(b"QUIT\r\n")
+        self.lines.close()
         self.socket.close()
 
 

@@ -69,7 +69,6 @@ class Flow:
         self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._room, self._loaded, self._time)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
-        # What is under way, and as many again.
         self._crowds = Crowds(self._active, 2 * parts.scheduler.settings.max_window * parts.recipients_per_delivery)
         self._readback = ReadBack(parts.queue, parts.budget, parts.threshold, self._begin, self._unread)
         self._pressure = BackPressure()
