@@ -1,0 +1,346 @@
+"""What an SMTP session says: its state, its replies, and one method for each verb, in the order of a conversation.
+
+`ServerCore` (server.py) makes commands of bytes and calls the verbs; nothing here sees a byte of input. A verb asks the
+handler and answers in `out`, or, when the handler says PENDING, leaves in `_then` what the answer is to be given to.
+
+Invariants: each command gets exactly one reply, and each refusal is counted and told to the handler. STARTTLS and AUTH will
+be further verbs whose PENDING answers switch the transport or the handler's mind. Policy and hooks live in the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from mailflow.smtp import replies
+from mailflow.smtp.address import AddressError, parse_path
+from mailflow.smtp.commands import (
+    NO_MAIL_PARAMS,
+    NO_RCPT_PARAMS,
+    MailParams,
+    ParamError,
+    parse_mail_params,
+    parse_rcpt_params,
+)
+from mailflow.smtp.data import TOO_BIG, DataScanner
+from mailflow.smtp.handler import PENDING, Handler, Profile, State
+from mailflow.smtp.replies import wire
+from mailflow.smtp.reply import Reply
+
+# RFC 5321 §4.5.3.1.2
+HELO_NAME_OCTETS = 255
+
+
+# A global is found faster than an enum's member, and every command asks.
+_START, _READY, _MAIL, _RCPT, _DATA = State
+
+# What a message without trouble is answered with: a handler gives these very objects, and their bytes are known.
+_MAIL_OK, _MAIL_OK_BYTES = replies.MAIL_OK, replies.MAIL_OK.encode()
+_RCPT_OK, _RCPT_OK_BYTES = replies.RCPT_OK, replies.RCPT_OK.encode()
+_START_DATA, _START_DATA_BYTES = replies.START_DATA, replies.START_DATA.encode()
+
+
+class Conversation:
+    """One session's side of the talk that is ours."""
+
+    __slots__ = (
+        "_handler",
+        "_profile",
+        "_scanner",
+        "_skipping",
+        "_then",
+        "closing",
+        "errors",
+        "extended",
+        "input",
+        "junk",
+        "out",
+        "state",
+        "utf8",
+    )
+
+    def __init__(self, profile: Profile, handler: Handler) -> None:
+        self._profile = profile
+        self._handler = handler
+        self._scanner: DataScanner | None = None
+        """Made when a message does not come in one piece."""
+        self.out: list[bytes] = [profile.greeting]
+        """The replies of this flight. The shell writes them and empties it, as `take` does."""
+        self.input = b""
+        """Input that waits: the beginning of a line, or what stands behind a pending answer."""
+        self._skipping = False
+        """The rest of a line that was too long is being thrown away."""
+        self._then: Callable[[Conversation, Reply], None] | None = None
+        """What to do with the pending answer."""
+        self.state = _START
+        self.closing = False
+        self.errors = 0
+        """Refusals since the last accepted message."""
+        self.junk = 0
+        """Commands that lead nowhere since the last accepted message."""
+        self.extended = False
+        """EHLO, not HELO, was said last."""
+        self.utf8 = False
+        """MAIL asked for SMTPUTF8."""
+
+    # Replies
+
+    def _say(self, answer: Reply) -> None:
+        """Puts a reply into the flight; every reply to a command passes here."""
+        if answer.code >= 400:
+            answer = self._refused(answer)
+        self.out.append(wire(answer))
+
+    def _refused(self, answer: Reply) -> Reply:
+        """Counts a refusal; the last one that is tolerated becomes a 421."""
+        if replies.blames_client(answer):
+            self.errors += 1
+            if self.errors >= self._profile.errors:
+                answer = replies.TOO_MANY_ERRORS
+        self._handler.refused(answer)
+        if answer.code == 421:
+            self.abandon()
+        return answer
+
+    def fail(self, answer: Reply) -> None:
+        """Ends the session for a reason of the server's: the client hears `answer` (a 421) and nothing more."""
+        if not self.closing:
+            self.out.append(wire(answer))
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Ends the session without a word: the client is gone. A transaction under way is forgotten."""
+        if not self.closing:
+            self._close()
+            self._handler.reset()
+
+    def _close(self) -> None:
+        self.closing = True
+        self.input = b""
+        self._then = None
+
+    # The verbs, in the order of a conversation
+
+    def _ehlo(self, rest: str) -> None:
+        self._hello("EHLO", rest)
+
+    def _helo(self, rest: str) -> None:
+        self._hello("HELO", rest)
+
+    def _hello(self, verb: str, rest: str) -> None:
+        name = rest.strip(" ")
+        if not name or " " in name or not name.isascii() or len(name) > HELO_NAME_OCTETS:
+            self._say(replies.SAY_HELO)
+            return
+        if self._is_junk():
+            return
+        self._forget()  # RFC 5321 §4.1.4: EHLO in mid-session acts as RSET
+        answer = self._handler.hello(verb, name)
+        self.extended = verb == "EHLO"
+        if answer is PENDING:
+            self._then = Conversation._greeted
+        else:
+            self._greeted(answer)
+
+    def _greeted(self, answer: Reply) -> None:
+        if answer.code == 250:
+            self.state = _READY
+            self.out.append(self._profile.ehlo if self.extended else self._profile.helo)
+        else:
+            self._say(answer)
+
+    def _mail(self, rest: str) -> None:
+        if rest[:5].upper() == "FROM:":
+            self._mail_from(rest[5:])
+        else:
+            self._say(replies.MAIL_SYNTAX)
+
+    def _mail_from(self, path: str) -> None:
+        if self.state is not _READY:
+            self._say(replies.HELO_FIRST if self.state is _START else replies.NESTED_MAIL)
+            return
+        try:
+            sender, words = parse_path(path)
+        except AddressError as error:
+            self._malformed(error, "5.1.7", "Bad sender address")
+        else:
+            self._sender(sender, words)
+
+    def _sender(self, sender: str, words: str) -> None:
+        """MAIL in its place, its address well formed; `words` are the parameters."""
+        self.utf8 = False
+        params = self._mail_params(sender, words) if words or not sender.isascii() else NO_MAIL_PARAMS
+        if params is None:
+            return
+        answer = self._handler.mail(sender, params)
+        if answer is _MAIL_OK:
+            self.state = _MAIL
+            self.out.append(_MAIL_OK_BYTES)
+        elif answer is PENDING:
+            self._then = Conversation._mailed
+        else:
+            self._mailed(answer)
+
+    def _mail_params(self, sender: str, words: str) -> MailParams | None:
+        """The parameters of MAIL; None when they were refused."""
+        try:
+            params = parse_mail_params(words)
+        except ParamError as error:
+            self._say(error.reply)
+            return None
+        if not sender.isascii() and not params.smtputf8:
+            self._say(replies.SENDER_NOT_ASCII)
+            return None
+        if params.size is not None and params.size > self._profile.message_size:
+            self._say(TOO_BIG)  # RFC 1870 §6.1
+            return None
+        self.utf8 = params.smtputf8
+        return params
+
+    def _mailed(self, answer: Reply) -> None:
+        if answer.code == 250:
+            self.state = _MAIL
+        self._say(answer)
+
+    def _rcpt(self, rest: str) -> None:
+        if rest[:3].upper() == "TO:":
+            self._rcpt_to(rest[3:])
+        else:
+            self._say(replies.RCPT_SYNTAX)
+
+    def _rcpt_to(self, path: str) -> None:
+        if self.state is not _MAIL and self.state is not _RCPT:
+            self._say(replies.HELO_FIRST if self.state is _START else replies.MAIL_FIRST)
+            return
+        try:
+            recipient, words = parse_path(path)
+        except AddressError as error:
+            self._malformed(error, "5.1.3", "Bad recipient address")
+        else:
+            self._recipient(recipient, words)
+
+    def _recipient(self, recipient: str, words: str) -> None:
+        """RCPT in its place, its address well formed; `words` are the parameters."""
+        params = NO_RCPT_PARAMS
+        if words:
+            try:
+                params = parse_rcpt_params(words)
+            except ParamError as error:
+                self._say(error.reply)
+                return
+        if not recipient:
+            self._say(replies.RCPT_SYNTAX)
+            return
+        if not self.utf8 and not (recipient.isascii() and words.isascii()):
+            self._say(replies.RECIPIENT_NOT_ASCII)
+            return
+        answer = self._handler.rcpt(recipient, params)
+        if answer is _RCPT_OK:
+            self.state = _RCPT
+            self.out.append(_RCPT_OK_BYTES)
+        elif answer is PENDING:
+            self._then = Conversation._recipient_given
+        else:
+            self._recipient_given(answer)
+
+    def _recipient_given(self, answer: Reply) -> None:
+        if answer.code // 10 == 25:
+            self.state = _RCPT
+        self._say(answer)
+
+    def _data(self, rest: str) -> None:
+        if rest and rest.strip(" "):
+            self._say(replies.NO_PARAMETERS)
+            return
+        if self.state is not _RCPT:
+            out_of_order = {_START: replies.HELO_FIRST, _READY: replies.MAIL_FIRST, _MAIL: replies.RCPT_FIRST}
+            self._say(out_of_order[self.state])
+            return
+        answer = self._handler.data()
+        if answer is _START_DATA:
+            self.state, self._scanner = _DATA, None
+            self.out.append(_START_DATA_BYTES)
+        elif answer is PENDING:
+            self._then = Conversation._data_allowed
+        else:
+            self._data_allowed(answer)
+
+    def _data_allowed(self, answer: Reply) -> None:
+        if answer.code == 354:
+            self.state, self._scanner = _DATA, None
+        self._say(answer)
+
+    def _end(self) -> None:
+        """The final dot has come."""
+        answer = self._handler.end()
+        if answer is PENDING:
+            self._then = Conversation._ended
+        else:
+            self._ended(answer)
+
+    def _ended(self, answer: Reply) -> None:
+        self.state = _READY
+        if answer.code >= 400:
+            self._say(answer)
+        else:
+            self.errors = self.junk = 0
+            self.out.append(wire(answer))
+
+    def _rset(self, rest: str) -> None:
+        if rest.strip(" "):
+            self._say(replies.NO_PARAMETERS)
+        elif not self._is_junk():
+            self._forget()
+            self._say(replies.RESET_OK)
+
+    def _noop(self, _rest: str) -> None:
+        if not self._is_junk():
+            self._say(replies.RESET_OK)
+
+    def _vrfy(self, rest: str) -> None:
+        if not rest.strip(" "):
+            self._say(replies.VRFY_SYNTAX)
+        elif not self._is_junk():
+            self._say(replies.CANNOT_VERIFY)
+
+    def _help(self, _rest: str) -> None:
+        if not self._is_junk():
+            self._say(replies.HELP)
+
+    def _quit(self, rest: str) -> None:
+        if rest.strip(" "):
+            self._say(replies.NO_PARAMETERS)
+            return
+        self._say(replies.BYE)
+        self.abandon()
+
+    # Helpers of the verbs
+
+    def _malformed(self, error: AddressError, status: str, what: str) -> None:
+        self._say(Reply(501, status, (f"{what}: {error}",)))
+
+    def _forget(self) -> None:
+        if self.state is _MAIL or self.state is _RCPT:
+            self.state = _READY
+            self._handler.reset()
+
+    def _is_junk(self) -> bool:
+        """Counts a command that leads nowhere; too many are refused, and so become errors."""
+        self.junk += 1
+        if self.junk <= self._profile.junk_commands:
+            return False
+        self._say(replies.TOO_MUCH_JUNK)
+        return True
+
+    _VERBS: ClassVar[dict[str, Callable[[Conversation, str], None]]] = {
+        "EHLO": _ehlo,
+        "HELO": _helo,
+        "MAIL": _mail,
+        "RCPT": _rcpt,
+        "DATA": _data,
+        "RSET": _rset,
+        "NOOP": _noop,
+        "VRFY": _vrfy,
+        "HELP": _help,
+        "QUIT": _quit,
+    }
