@@ -162,23 +162,13 @@ def domain_of(address: str) -> str:
 
 
 @dataclass(slots=True)
-class Accepted:
-    """A recipient that was accepted at RCPT, with the route found there."""
-
-    address: str
-    original: str
-    route: Route
-    orcpt: str = ""
-    notify: str = ""
-
-
-@dataclass(slots=True)
 class InboundEnvelope:
     """The envelope of a message on its way in."""
 
     peer: Peer
     sender: str
-    recipients: list[Accepted]
+    recipients: list[Recipient]
+    """As accepted at RCPT, with the destination found there; numbers and due times are the intake's affair."""
     options: Options
     trusted: bool
     """Whether the client may send anywhere; only its messages get a missing Date:, Message-ID: or From: added."""

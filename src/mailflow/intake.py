@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mailflow.envelope import Content, ContentFile, InboundEnvelope, Message, Recipient
+from mailflow.envelope import Content, ContentFile, InboundEnvelope, Message
 from mailflow.errors import QueueError
 from mailflow.smtp.reply import Reply
 
@@ -151,13 +151,13 @@ class Incoming:
 
     def _message(self, content: Content, size: int) -> Message:
         envelope, now = self._envelope, self._now
-        accepted = envelope.recipients
-        if len(accepted) > 1:  # who is named twice gets one copy
-            accepted = list({(a.address, a.original): a for a in accepted}.values())
-        recipients = [
-            Recipient(n, a.address, a.route.destination, a.original, a.orcpt, a.notify, now)
-            for n, a in enumerate(accepted)
-        ]
+        recipients = envelope.recipients
+        if len(recipients) > 1:  # who is named twice gets one copy
+            recipients = list({(r.address, r.original): r for r in recipients}.values())
+            for number, recipient in enumerate(recipients):
+                recipient.number = number
+        for recipient in recipients:
+            recipient.due = now
         return Message(
             self.id,
             envelope.sender,

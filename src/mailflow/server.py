@@ -20,7 +20,7 @@ from mailflow.delivery.discard import DiscardAgent
 from mailflow.delivery.local import LocalAgent
 from mailflow.delivery.request import Agent
 from mailflow.delivery.smtp.agent import SmtpAgent
-from mailflow.envelope import Accepted, InboundEnvelope, Options, Peer
+from mailflow.envelope import InboundEnvelope, Options, Peer, Recipient
 from mailflow.errors import QueueError, SendError
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
@@ -123,11 +123,12 @@ class Server:
             raise SendError(reply.code, reply.status, " ".join(reply.lines))
         return receipt
 
-    def _accept(self, address: str) -> Accepted:
+    def _accept(self, address: str) -> Recipient:
         route = self.resolver.resolve(_checked(address, "5.1.3"))
         if isinstance(route, Refusal):
             raise SendError(route.code, route.status, f"<{address}>: {route.text}")
-        return Accepted(route.recipient, "" if route.recipient == address else address, route)
+        original = "" if route.recipient == address else address
+        return Recipient(0, route.recipient, route.destination, original)
 
     async def _start(self) -> None:
         settings, stack = self.settings, self._stack

@@ -10,7 +10,7 @@ from pathlib import Path
 from mailflow.bounce import BounceSettings
 from mailflow.bouncing import Bouncing
 from mailflow.cleanup import Cleaner
-from mailflow.envelope import Accepted, InboundEnvelope, Options, Peer
+from mailflow.envelope import InboundEnvelope, Options, Peer, Recipient
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
 from mailflow.intake import Budget
@@ -71,7 +71,7 @@ class Bench:
 
     async def submit(self, *recipients: str, sender: str = "alice@here.example", content: bytes = MESSAGE) -> Reply:
         """Hands a message in as a trusted client does; returns what the client hears."""
-        accepted = [Accepted(a, "", self.resolver.resolve(a)) for a in recipients]
+        accepted = [Recipient(0, a, self.resolver.resolve(a).destination) for a in recipients]
         incoming = self.flow.begin(InboundEnvelope(Peer(), sender, accepted, Options(), trusted=True))
         if isinstance(incoming, Reply):
             return incoming

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailflow.envelope import PLAIN, Accepted, Options, Peer, Route
+from mailflow.envelope import PLAIN, Options, Peer, Recipient
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.policy import CACHED_CLIENTS, RelayControl, check_recipient, check_sender
 from mailflow.ingress.session import Desk, Session
@@ -103,10 +103,9 @@ def test_the_envelope_holds_all_that_was_said() -> None:
     assert envelope.peer == Peer("127.0.0.1", 4321, "", "client.test", "ESMTP")
     assert (envelope.sender, envelope.trusted) == ("a@client.test", True)
     assert envelope.options == Options("8BITMIME", ret="HDRS", envid="x")
-    why = "local.domains"
     assert envelope.recipients == [
-        Accepted("alice@example.test", "", Route("local", "alice", "alice@example.test", why), "rfc822;al", "NEVER"),
-        Accepted("bob@example.test", "bob", Route("local", "bob", "bob@example.test", why)),
+        Recipient(0, "alice@example.test", "local:alice", "", "rfc822;al", "NEVER"),
+        Recipient(0, "bob@example.test", "local:bob", "bob"),
     ]
     assert intake.accepted[0].content == b"x\r\n"
 

@@ -1,7 +1,7 @@
 """What ingress needs from the rest of mailflow, as protocols: it is given the objects and imports none of their modules.
 
 `Recipients` answers where an address goes (`rewrite.Resolver`), `Intake` takes messages in (`flow.Flow`), `Events`
-is the log. The values they exchange (`InboundEnvelope`, `Accepted`, `Route`) are in `mailflow.envelope`.
+is the log. The values they exchange (`InboundEnvelope`, `Recipient`, `Route`) are in `mailflow.envelope`.
 """
 
 from __future__ import annotations

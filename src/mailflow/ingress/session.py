@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from mailflow.envelope import PLAIN, Accepted, InboundEnvelope, Options, Peer, Route
+from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
 from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
@@ -99,7 +99,7 @@ class Session:
         """Messages accepted so far."""
         self._sender: str | None = None
         self._params = NO_MAIL_PARAMS
-        self._recipients: list[Accepted] = []
+        self._recipients: list[Recipient] = []
         self._incoming: Incoming | None = None
         self._holding = False
         """The connection was told to read no more."""
@@ -168,9 +168,9 @@ class Session:
         address = route.recipient
         original = "" if address == recipient else recipient
         if params is NO_RCPT_PARAMS:
-            recipients.append(Accepted(address, original, route))
+            recipients.append(Recipient(0, address, route.destination, original))
         else:
-            recipients.append(Accepted(address, original, route, params.orcpt, params.notify))
+            recipients.append(Recipient(0, address, route.destination, original, params.orcpt, params.notify))
         return RCPT_OK
 
     def data(self) -> Answer:

@@ -42,4 +42,7 @@ class Turn:
     def _write(self) -> None:
         waiting, self._waiting = self._waiting, []
         for writer in waiting:
-            writer.flush()
+            try:
+                writer.flush()
+            except Exception as error:  # noqa: BLE001 - one connection's mishap must not keep the others waiting
+                asyncio.get_running_loop().call_exception_handler({"message": "writing failed", "exception": error})
