@@ -69,7 +69,7 @@ def slow(rig: Rig) -> Row:
         server = rig.server(disk).start()
         disk.slow(SLOW_SECONDS)
         before = time.monotonic()
-        with rig.flood(server) as senders:
+        with rig.flood(server, largest=LARGEST) as senders:
             assert time.monotonic() - before >= SLOW_SECONDS
             _answers_at_once(server)
             disk.slow(0.0)
@@ -79,6 +79,8 @@ def slow(rig: Rig) -> Row:
 
 
 SLOW_SECONDS = 5.0
+LARGEST = 12_000
+"""Bytes: larger letters have syncs of their own, one after the other."""
 AT_ONCE_SECONDS = 2.0
 """Far below SLOW_SECONDS, and above what a busy machine does to a greeting and two commands."""
 

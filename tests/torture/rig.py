@@ -27,6 +27,8 @@ SETTINGS: dict[str, Any] = {
     "scheduler": {"probe": ["200ms", "400ms"], "dead_after": 10},
     "limits": {"sessions_per_client": 500},
 }
+ACKNOWLEDGED_SECONDS = 90.0
+"""A first 250 comes in this time, also from a disk that takes 5 s for each of a dozen syncs."""
 DRAIN_SECONDS = 120.0
 """What is left in the queue must be delivered in this time."""
 
@@ -82,7 +84,11 @@ class Rig:
         with Senders(
             self.ledger, server.port, f"r{self._floods}", seed=self.chance.getrandbits(30), **options
         ) as senders:
-            wait_for(lambda: self.ledger.promised > before or server.ended, "a letter to be acknowledged", 60)
+            wait_for(
+                lambda: self.ledger.promised > before or server.ended,
+                "a letter to be acknowledged",
+                ACKNOWLEDGED_SECONDS,
+            )
             yield senders
 
     def pause(self, longest: float) -> None:
