@@ -8,6 +8,7 @@ damaged. What this module does not do: writing, repairing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -26,6 +27,8 @@ READ_BYTES = 1024 * 1024
 """A content file is checked in pieces of this size."""
 LISTED_EXTENTS = 10_000
 """Extents read in one transaction."""
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""The machine lacks something at the moment, which says nothing about the content: QueueError, and it is read later."""
 
 
 class StoredExtent(NamedTuple):
@@ -79,34 +82,42 @@ def _read_extents(
     db: sqlite3.Connection, spool: Path, places: list[StoredExtent]
 ) -> Iterator[tuple[int, Content | QueueError]]:
     """The contents of extents, which come by segment."""
-    number, fd = -1, -1
+    number = -1
+    fd: int | OSError = -1
     try:
         for place in places:
             if place.segment != number:
-                if fd >= 0:
-                    os.close(fd)
+                _close(fd)
                 number, fd = place.segment, _open(segment_path(spool, place.segment))
             yield place.id, _read_extent(db, spool, place, fd)
     finally:
-        if fd >= 0:
-            os.close(fd)
+        _close(fd)
 
 
-def _open(path: Path) -> int:
-    """The file, or -1: what is missing is damaged or gone, which its reader finds out."""
+def _open(path: Path) -> int | OSError:
+    """The file, or why not: what is missing is damaged or gone, which its reader finds out."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return -1
+    except OSError as error:
+        return error
 
 
-def _read_extent(db: sqlite3.Connection, spool: Path, place: StoredExtent, fd: int) -> bytes | QueueError:
+def _close(fd: int | OSError) -> None:
+    if isinstance(fd, int) and fd >= 0:
+        os.close(fd)
+
+
+def _read_extent(db: sqlite3.Connection, spool: Path, place: StoredExtent, fd: int | OSError) -> bytes | QueueError:
     trouble = "does not match its checksum"
     try:
+        if isinstance(fd, OSError):
+            raise fd
         data = os.pread(fd, min(place.size, SEGMENT_BYTES), place.page * PAGE_BYTES)
         if rows.checksum(place.id, data) == place.crc:
             return data
     except (OSError, OverflowError, ValueError) as error:  # the last two: a row that makes no sense
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return _unread(place.id, error)
         trouble = f"cannot be read: {error}"
     sql = "SELECT id, crc, segment, page, size FROM extent WHERE id = ?"
     if db.execute(sql, (place.id,)).fetchone() != place:  # read anew: its message may have left meanwhile
@@ -117,6 +128,10 @@ def _read_extent(db: sqlite3.Connection, spool: Path, place: StoredExtent, fd: i
 
 def _damaged(id: int, what: str) -> QueueDamaged:
     return QueueDamaged(f"content of message {format_id(id)} {what}")
+
+
+def _unread(id: int, error: OSError) -> QueueError:
+    return QueueError(f"content of message {format_id(id)} cannot be read now: {error}")
 
 
 def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
@@ -136,6 +151,8 @@ def _check_file(db: sqlite3.Connection, spool: Path, id: int, crc: int, file: in
                 value = rows.checksum(id, piece, value)
                 left -= len(piece)
     except OSError as error:
+        if error.errno in _PASSING:
+            raise _unread(id, error) from error
         raise _damaged(id, f"cannot be read: {path}: {error.strerror}") from error
     if left or value != crc:
         raise _damaged(id, f"does not match its checksum: {path}")
