@@ -67,8 +67,8 @@ def _round(rig: Rig, hurt: Callable[[Disk], None] | None) -> None:
 
 def _load(rig: Rig, server: Server, disk: Disk) -> None:
     if not server.ready_line:
-        assert server.process is not None
-        assert server.process.poll() == -SIGKILL, f"the server did not start:\n{server.output}"
+        refused = disk.failed and "queue.db" in server.output and "Traceback" not in server.output
+        assert refused or server.wait_exit() == -SIGKILL, f"the server did not start:\n{server.output}"
         rig.crash(server)
         return
     with rig.flood(server):
