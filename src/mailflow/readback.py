@@ -95,12 +95,15 @@ class ReadBack:
         size = delivery.message.size if delivery.message.size <= self._most else 0
         destination = delivery.recipients[0].destination
         self._sizes[delivery] = size
-        self._held[destination] = self._held.get(destination, 0) + size
-        self._budget.used += size
+        if size:  # what stays in a file holds no memory
+            self._held[destination] = self._held.get(destination, 0) + size
+            self._budget.used += size
         self._queue.content(delivery.message).add_done_callback(partial(self._fetched, delivery))
 
     def _uncount(self, delivery: Delivery) -> None:
         size = self._sizes.pop(delivery)
+        if not size:
+            return
         destination = delivery.recipients[0].destination
         self._held[destination] -= size
         if not self._held[destination]:

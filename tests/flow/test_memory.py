@@ -68,6 +68,21 @@ def test_content_that_is_read_back_stays_within_the_budget_and_all_of_it_comes(t
     play(tmp_path / "spool", story, agent, content_memory=limit)
 
 
+def test_large_messages_that_share_a_destination_end_one_after_the_other(tmp_path: Path) -> None:
+    """They are in content files, so they hold no memory: whichever ends first takes nothing away from the others."""
+    agent = FakeAgent(None)
+
+    async def story(b: Bench) -> None:
+        for n in range(3):
+            await b.submit(f"u{n}@far.example", content=b"Subject: x\r\n\r\n" + b"x" * 70_000)
+        await b.until(lambda: len(agent.open) == 3)
+        agent.finish()
+        await b.empty()
+        assert b.budget.used == 0
+
+    play(tmp_path / "spool", story, agent, threshold=66_000)
+
+
 def test_clients_are_held_in_a_flood_while_mail_from_disk_moves() -> None:
     clock, answered = [100.0], list[Reply]()
 
