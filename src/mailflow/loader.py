@@ -30,10 +30,6 @@ BLOCKED_SECONDS = 1.0
 """A destination without room is looked at again after this time even if none of its jobs ended."""
 
 
-EVERY = -1
-"""Instead of a recipient's number: all of the message's."""
-
-
 class Loader:
     """See the module's description."""
 
@@ -58,8 +54,8 @@ class Loader:
         """Whether a slice is on its way, so that `forget` has to be told."""
         return bool(self._loads)
 
-    def forget(self, message_id: int, number: int = EVERY) -> None:
-        """A recipient has left memory, its delivery's transaction is on disk; or `EVERY` one of a message."""
+    def forget(self, message_id: int, number: int) -> None:
+        """A recipient has left memory, its delivery's transaction is on disk."""
         for gone in self._loads.values():
             gone.add((message_id, number))
 
@@ -94,6 +90,7 @@ class Loader:
         now = self._time.now()
         if load.cancelled() or load.exception() is not None:
             self._backlog.postpone(destination, lane, now, now + RETRY_SECONDS)
+            self._take(lane, [])  # so that a timer is set for it: nothing else may happen until then
             return
         found = load.result()
         self._backlog.loaded(request, after=found.last, complete=found.complete, next_due=found.next_due, now=now)
@@ -104,6 +101,4 @@ class Loader:
 def _strike(gone: set[tuple[int, int]], messages: list[Message]) -> None:
     """Takes out what left memory since the load began."""
     for message in messages if gone else ():
-        if (message.id, EVERY) in gone:
-            message.recipients = []
         message.recipients = [r for r in message.recipients if (message.id, r.number) not in gone]

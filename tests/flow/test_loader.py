@@ -6,7 +6,8 @@ import asyncio
 
 from mailflow.backlog import Backlog
 from mailflow.envelope import Message, Peer, Recipient
-from mailflow.loader import Loader
+from mailflow.errors import QueueError
+from mailflow.loader import RETRY_SECONDS, Loader
 from mailflow.queue import Position, Slice
 from mailflow.queuetime import QueueTime
 from mailflow.scheduler import Lane, Scheduler, SchedulerSettings
@@ -57,3 +58,25 @@ def test_what_left_memory_before_a_load_began_is_not_struck_from_it() -> None:
         return taken
 
     assert asyncio.run(story()) == [0, 1]
+
+
+def test_a_load_that_failed_hands_over_nothing_so_that_its_caller_sets_a_timer() -> None:
+    async def story() -> None:
+        queue, backlog, taken = SlowQueue(), Backlog(), list[list[Message]]()
+        loader = Loader(
+            queue,  # type: ignore[arg-type]
+            backlog,
+            Scheduler(SchedulerSettings()),
+            lambda _destination, _lane: 100,
+            lambda _lane, messages: taken.append(messages),
+            QueueTime(lambda: 5.0, lambda: 5.0),
+        )
+        backlog.note("smtp:a", Lane.DEFERRED, 1.0)
+        loader.pump()
+        assert backlog.deadline() is None, "it is on its way"
+        queue.loads["smtp:a"].set_exception(QueueError("the disk does not answer"))
+        await asyncio.sleep(0)
+        assert taken == [[]]
+        assert backlog.deadline() == 5.0 + RETRY_SECONDS
+
+    asyncio.run(story())
