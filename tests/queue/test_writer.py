@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mailflow.queue import Queue, Settlement
+from mailflow.store.writer import Writer
 from tests.queue.helpers import everything, make, put, with_queue
 
 
@@ -35,5 +36,50 @@ def test_a_callback_that_fails_keeps_no_other_answer_back(tmp_path: Path, refuse
         assert len(await everything(queue)) == 2
         assert [str(context["exception"]) for context in seen] == ["the caller's own mistake"] * (2 + refused)
         assert await put(queue, make(queue)) is None, "and the next batch goes on"
+
+    with_queue(tmp_path, body)
+
+
+def test_what_follows_a_commit_may_fail_and_the_next_one_comes(tmp_path: Path) -> None:
+    async def body(queue: Queue) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+
+        def broken() -> None:
+            raise RuntimeError("the flow's own mistake")
+
+        async def client() -> None:
+            for _ in range(20):
+                assert await put(queue, make(queue)) is None
+
+        queue.on_commit = broken
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(client() for _ in range(20)))
+        assert {str(context["exception"]) for context in seen} == {"the flow's own mistake"}
+
+    seen: list[dict[str, Any]] = []
+    with_queue(tmp_path, body)
+
+
+class BrokenStore:
+    """Raises what no store should."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise LookupError("a mistake of ours")
+
+
+def test_an_error_that_nobody_foresaw_is_told_to_all_and_the_thread_goes_on(tmp_path: Path) -> None:
+    async def body(queue: Queue) -> None:
+        failed: list[object] = []
+        loop = asyncio.get_running_loop()
+        writer = Writer(BrokenStore(), loop, lambda: 0, free=10**9, reserve=0)  # type: ignore[arg-type]
+        writer.on_failure = failed.append
+        for _ in range(2):
+            async with asyncio.timeout(20):
+                answer: asyncio.Future[object] = loop.create_future()
+                writer.enqueue(make(queue), answer.set_result)
+                assert "a mistake of ours" in str(await answer)
+        assert len(failed) == 1
+        assert writer.failed
+        await writer.close()
 
     with_queue(tmp_path, body)

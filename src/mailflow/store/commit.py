@@ -19,7 +19,7 @@ import time
 
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store.batch import Batch
-from mailflow.store.failure import StoreBroken
+from mailflow.store.failure import StoreBroken, failure
 from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
 from mailflow.store.sqlite import Store
 
@@ -38,6 +38,12 @@ class Committer:
 
     def write(self, batch: Batch) -> None:
         """All of the batch, as far as it goes."""
+        try:
+            self._write(batch)
+        except Exception as error:  # noqa: BLE001 -- nobody foresaw it; a thread that ended would answer nobody ever
+            self._lost(batch, error)
+
+    def _write(self, batch: Batch) -> None:
         if batch.look:
             self._guard(batch)
         messages = [i for i in range(len(batch.messages)) if i not in batch.refused]
@@ -52,6 +58,15 @@ class Committer:
             batch.free = self._free_bytes()
         batch.broken = self.dead
 
+    def _lost(self, batch: Batch, error: Exception) -> None:
+        """What reached the disk is not known. No content file is freed: its message may be in the queue."""
+        self.dead = self.dead or failure(error, "writing the queue")
+        self._leave(batch, list(range(len(batch.work))), self.dead)
+        batch.refused.update(dict.fromkeys(range(len(batch.messages)), self.dead))
+        told = {id(admin) for admin, _ in batch.finished}
+        batch.finished += [(admin, self.dead) for admin in batch.admin if id(admin) not in told]
+        batch.broken = self.dead
+
     def _guard(self, batch: Batch) -> None:
         """Looks how much room there is, and refuses the messages that would touch the reserve."""
         free = self._free_bytes()
@@ -64,6 +79,10 @@ class Committer:
         self._store.segments.give_back()  # what the files keep for later is for whatever needs it first
         if room < 0:  # the log is copied while it can be; then it can be written again, whoever takes the rest
             self._store.make_room()
+        free = self._free_bytes()  # anew: of pages found at the start it is only now known whether they had blocks
+        if free is None:
+            return
+        room = free - self._reserve - BATCH_BYTES
         for i, message in enumerate(batch.messages):
             size = need(message, self._store.segment_threshold)
             if size <= room:

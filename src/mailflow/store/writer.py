@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
-from typing import TypeVar
 
 from mailflow.envelope import Message
 from mailflow.errors import QueueError, QueueFull
@@ -28,8 +27,6 @@ from mailflow.store.sqlite import Store
 from mailflow.store.values import Settlement
 
 __all__ = ["Admin", "Done", "Writer"]
-
-T = TypeVar("T")
 
 BATCH_WEIGHT = 8 * 2**20
 """A batch ends with the message or settlement that reaches this (bytes); the rest is the next batch."""
@@ -191,11 +188,11 @@ class Writer:
         if batch.broken and not self._failed:
             self._failed = batch.broken
             if self.on_failure:
-                self.on_failure(batch.broken)
+                self._call(self.on_failure, batch.broken)
         if batch.messages or batch.work:
             self.mail_commits += 1
             if self.on_commit:
-                self.on_commit()
+                self._call(self.on_commit)
         self._schedule()
         if self._idle and not self._next and not self._idle.done():
             self._idle.set_result(None)
@@ -205,11 +202,11 @@ class Writer:
             self._answer_each(batch)
         else:  # as nearly always
             for done in batch.message_done:
-                self._tell(done, None)
+                self._call(done, None)
             for done in batch.work_done:
-                self._tell(done, None)
+                self._call(done, None)
         for admin, result in batch.finished:
-            self._tell(admin.done, result)
+            self._call(admin.done, result)
         for looker in batch.lookers:
             if not looker.done():
                 looker.set_result(None)
@@ -217,7 +214,7 @@ class Writer:
     def _answer_each(self, batch: Batch) -> None:
         """The answers when they differ."""
         for i, done in enumerate(batch.message_done):
-            self._tell(done, batch.refused.get(i))
+            self._call(done, batch.refused.get(i))
         for i, (settlement, done) in enumerate(zip(batch.work, batch.work_done, strict=True)):
             error = batch.unsettled.get(i)
             if isinstance(error, QueueFull) and not batch.broken and not self._idle:
@@ -225,12 +222,13 @@ class Writer:
                 continue
             message = settlement.message
             message.remaining = min(message.remaining, batch.left.get(message.id, message.remaining))
-            self._tell(done, error)
+            self._call(done, error)
 
-    def _tell(self, done: Callable[[T], None], result: T) -> None:
-        """Calls back. One that fails must not keep the others' answers from them: their mail is on the disk."""
+    def _call(self, call: Callable[..., None], *results: object) -> None:
+        """Calls back. One that fails must not keep the others' answers from them, nor the next batch from the thread:
+        their mail is on the disk."""
         try:
-            done(result)
+            call(*results)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the caller's; the loop's handler logs it
             self._loop.call_exception_handler(
                 {"message": "a callback of the queue failed; the commit stands", "exception": error}
