@@ -34,6 +34,7 @@ from mailflow.store.room import COPIES, ROW_BYTES
 from mailflow.store.settings import QueueSettings
 from mailflow.store.spill import ContentWriter
 from mailflow.store.sqlite import Store
+from mailflow.store.strays import pull_in
 from mailflow.store.values import Changed, Position, QueueCounts, Selection, Settlement, Slice
 from mailflow.store.writer import Writer
 
@@ -319,6 +320,7 @@ def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tup
         store = Store.open(spool, settings, now)
         try:
             store.reserve(store.high_water)
+            pull_in(store, now(), settings.longest_wait)
             free = store.free_bytes()
         except QueueFull:
             free = 0  # a full disk is no reason not to start: what leaves makes room

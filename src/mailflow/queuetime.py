@@ -6,7 +6,7 @@ lets that follow as the clock is slewed, and keeps it when the clock is set: the
 clock is ahead of the queue's time from now on, and `stepped` is told.
 
 So a clock that is set makes no waiting mail due early or late while the process runs. After a restart, due times
-are read by the wall clock as it is then. Callers: `flow` and `loader`; `look` before due times are written or read.
+are read by the wall clock as it is then (`store/strays.py` sees to those that it cannot have written). Callers: `flow` and `loader`; `look` before due times are written or read.
 """
 
 from __future__ import annotations

@@ -91,3 +91,20 @@ def test_a_clock_that_was_set_ends_no_message_s_life_early(arrived: float, ends:
     assert bool(conclusion.done) is ends
     if not ends:
         assert now + 2000 < recipient.due < now + 7200, "in the queue's time"
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_clock_that_was_a_day_ahead_before_the_restart_keeps_no_mail_back(tmp_path: Path, deferred: bool) -> None:
+    agent = FakeAgent((lambda _address: LATER) if deferred else None)
+
+    async def before(b: Bench) -> None:
+        await b.submit("joe@far.example")
+        await b.until(lambda: agent.seen and not (deferred and b.flow.active))
+        await b.crash()
+
+    async def after(b: Bench) -> None:
+        await b.empty()
+
+    play(tmp_path / "spool", before, agent)
+    agent.answer = lambda _address: TAKEN
+    play(tmp_path / "spool", after, agent, skew=-DAY)

@@ -57,12 +57,13 @@ _ABOUT = {
 class AdminTask:
     """One command under way."""
 
-    def __init__(self, command: Command, selection: Selection, now: float) -> None:
+    def __init__(self, command: Command, selection: Selection, now: float, also: str = "TRUE") -> None:
+        """`also`: a further condition in SQL, on columns of `recipient`."""
         self.seconds = 0.0
         """What the last step took."""
         self._command = command
         self._now = now
-        self._scan = Scan(selection, now, _ABOUT[command], look=SCANNED_RECIPIENTS)
+        self._scan = Scan(selection, now, f"{_ABOUT[command]} AND {also}", look=SCANNED_RECIPIENTS)
         self._most = SMALLEST_STEP
 
     @property
