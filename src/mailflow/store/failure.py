@@ -17,6 +17,7 @@ class StoreBroken(QueueError):
 
 
 _FULL_ERRNO = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OPENED = (errno.EMFILE, errno.ENFILE)
 _HARMLESS = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -29,7 +30,10 @@ _HARMLESS = (
 
 
 def write_failure(error: OSError, what: str) -> QueueError:
-    """What a failing write or sync of a segment file means: no room, or a disk on which nothing is certain."""
+    """What a failing write or sync of a segment file means: no room, no descriptor to open it with (nothing was written
+    then), or a disk on which nothing is certain."""
+    if error.errno in _NOT_OPENED:
+        return QueueError(f"{what}: {error.strerror}")
     kind = QueueFull if error.errno in _FULL_ERRNO else StoreBroken
     return kind(f"{what}: {error.strerror or error}")
 
