@@ -21,6 +21,9 @@ from mailflow.errors import QueueDamaged
 from mailflow.intake import SMALL, Budget
 from mailflow.queue import Queue
 
+KEPT_SHARE = 2
+"""Content that is kept as it comes in fills half of the budget: it may be all for a host that does not answer, and then
+nothing could be read back for the others."""
 MEMORY_SHARE = 4
 """A destination may hold a fourth of what is free."""
 
@@ -54,7 +57,7 @@ class ReadBack:
         """A new message: its content stays in memory until its first delivery, when there is room. One that waits long does
         not need it there."""
         budget = self._budget
-        if not isinstance(message.content, bytes) or budget.exhausted():
+        if not isinstance(message.content, bytes) or budget.used > budget.limit // KEPT_SHARE:
             message.content = None
         else:
             budget.used += message.size

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mailflow.delivery.request import Delivery, Done
 from mailflow.pressure import HOLD_SECONDS, MOVED_PER_ANSWER, BackPressure
 from mailflow.smtp.reply import Reply, reply
 from tests.fakes.agent import TAKEN, FakeAgent
@@ -111,3 +112,35 @@ def test_clients_are_held_in_a_flood_while_mail_from_disk_moves() -> None:
                 await asyncio.sleep(0.001)
 
     asyncio.run(story())
+
+
+class MuteHost(FakeAgent):
+    """Keeps what is for mute.example, and takes the rest at once."""
+
+    def start(self, delivery: Delivery, done: Done) -> None:
+        if delivery.next_hop == "mute.example":
+            super().start(delivery, done)
+        else:
+            delivery.fail(TAKEN)
+            done(delivery)
+
+
+def test_new_mail_for_a_mute_host_leaves_room_to_read_others_back(tmp_path: Path) -> None:
+    """It is kept in memory as it comes in, and some of it was read back, when large mail for another host is due."""
+    agent = MuteHost(None)
+    content = b"Subject: x\r\n\r\n" + b"x" * 80_000
+
+    async def story(b: Bench) -> None:
+        for n in range(30):
+            await b.submit(f"u{n}@mute.example", content=content)
+        await b.until(lambda: len(agent.open) > 8)
+        for n in range(5):
+            await b.submit(f"u{n}@good.example", content=content)
+            assert (await b.receipt.wait(5)).ok
+        agent.answer = lambda _address: TAKEN
+        agent.finish()
+        await b.empty()
+        assert b.budget.used == 0
+
+    wide = {"initial_window": 20, "max_window": 20}
+    play(tmp_path / "spool", story, agent, content_memory=1_200_000, scheduler=wide)

@@ -32,8 +32,9 @@ class QueueSettings(Section):
     used again; smaller ones in the database. So are larger ones when those of one commit are less than 32 times this
     together, for a segment needs a sync of its own. Measured in docs/queue.md."""
     content_memory: Size = setting("128MiB", ge=1_048_576)
-    """Content that is kept in memory until its first delivery, and while it arrives, over all messages. Beyond it, content
-    is read from disk when its turn comes, and messages above 64 KiB are streamed to files."""
+    """Content in memory, over all messages: while it arrives, until its first delivery, and when it is read from disk as
+    its turn comes. Up to half of it, new content is kept for its first delivery. Beyond all of it, messages above 64 KiB are
+    streamed to files as they arrive."""
     write_buffer: Size = setting("64MiB", ge=1_048_576)
     """Bytes that may wait in memory for the disk: accepted content, 2 KiB for each row and 4 KiB for each outcome. More
     is refused with 451 until some is written."""
