@@ -137,6 +137,17 @@ def test_rows_that_cannot_be_do_no_harm() -> None:
     assert pages.used == 4
 
 
+def test_a_row_in_a_segment_that_is_not_there_takes_no_memory_and_frees_nothing_later() -> None:
+    pages = ExtentMap()
+    wrong = Extent(1, 0, 4)
+    assert pages.occupy([Extent(0, 0, SEGMENT_PAGES), Extent(60_000, 0, 1), wrong], segments=1) == 3
+    assert len(pages) == 1
+    mine = taken(pages, 4)
+    assert mine == wrong, "the segment has come to be"
+    pages.release(wrong)
+    assert taken(pages, 4) != mine
+
+
 def test_extents_that_overlap_keep_each_other() -> None:
     """A damaged row that points into another's content: when its message is deleted, the other stays whole."""
     pages = ExtentMap()

@@ -121,8 +121,10 @@ class ExtentMap:
         self.free += pages
         self._free[segment] = self._open[segment] = _UNKNOWN
 
-    def occupy(self, extents: Iterable[tuple[int, int, int]]) -> int:
+    def occupy(self, extents: Iterable[tuple[int, int, int]], segments: int = SEGMENTS) -> int:
         """At start: these extents are in use, all other pages of their segments are HOLEs. Returns how many they are.
+
+        `segments`: how many there can be, by the files that are there; else one bad number would cost 1 GiB of memory.
 
         In a damaged database an extent may be impossible: it is passed over, for nothing is ever written there. Or it
         may overlap another: then nothing of that segment is released before the next start, lest the other is lost too.
@@ -133,6 +135,9 @@ class ExtentMap:
             if not (0 <= segment < SEGMENTS and 0 <= page < end <= SEGMENT_PAGES):
                 continue
             if segment >= len(maps):
+                if segment >= segments:
+                    self.shared.add(segment)  # it may come to be, and then the extent is another's
+                    continue
                 self._reach(segment)
             if maps[segment].find(USED, page, end) >= 0:
                 self.shared.add(segment)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mailflow.errors import QueueFull
 from mailflow.store.content import sync_folder
-from mailflow.store.extents import PAGE_BYTES, Extent, ExtentMap, pages_for
+from mailflow.store.extents import PAGE_BYTES, SEGMENTS, Extent, ExtentMap, pages_for
 from mailflow.store.failure import write_failure
 from mailflow.store.holes import punch_hole
 
@@ -75,12 +75,13 @@ class Segments:
         """
         self.close()
         self._map, self._taken, self._leaving = ExtentMap(), [], []
-        self.rows = self._map.occupy(extents)
         folder = self.spool / "segments"
         folder.mkdir(mode=0o700, exist_ok=True)
-        for entry in os.scandir(folder):
-            if len(entry.name) == 8 and entry.name.isdigit():
-                self._sweep(int(entry.name), entry.stat().st_blocks * 512)
+        names = (e for e in os.scandir(folder) if len(e.name) == 8 and e.name.isdigit())
+        blocks = {int(entry.name): entry.stat().st_blocks * 512 for entry in names}
+        self.rows = self._map.occupy(extents, min(max(blocks, default=-1) + 1, SEGMENTS))
+        for segment, size in blocks.items():
+            self._sweep(segment, size)
 
     def _sweep(self, segment: int, blocks: int) -> None:
         """A file found at the start: removed when nothing is in it; else its free pages may have blocks still."""
