@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from mailflow.envelope import ContentFile
 from mailflow.errors import QueueError, QueueFull
 from mailflow.queue import Queue
 from mailflow.store.room import BATCH_BYTES, COPIES, Room, weight
+from mailflow.store.schema import BUSY_SECONDS
 from tests.queue.helpers import called, everything, make, put, settle, spill, with_queue
 
 MIB = 2**20
@@ -125,6 +127,27 @@ def test_mail_waits_on_a_disk_that_is_full_at_once_and_leaves_when_there_is_room
         assert await everything(queue) == []
 
     with_queue(small_disk, body, reserve="0B", segment_threshold="1MiB")  # so that contents need room in the log
+
+
+def test_a_long_reader_does_not_hold_up_what_leaves_a_disk_without_room(tmp_path: Path) -> None:
+    """As `queue check` on a large queue: the log cannot be begun anew until it ends, and nobody waits for that."""
+
+    async def fill(queue: Queue) -> None:
+        for _ in range(3):
+            await put(queue, make(queue))
+
+    async def leave(queue: Queue) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM message").fetchone()
+            begun = asyncio.get_running_loop().time()
+            for message in await everything(queue):
+                assert await settle(queue, message, message.recipients) is None
+            assert asyncio.get_running_loop().time() - begun < BUSY_SECONDS
+        assert not await everything(queue)
+
+    with_queue(tmp_path, fill, reserve="0B")
+    with_queue(tmp_path, leave, reserve="100000GiB")
 
 
 @pytest.mark.wish(61)

@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from mailflow.store.content import ContentFiles, sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
 from mailflow.store.room import SEGMENT_BATCH
-from mailflow.store.schema import PAGE_SIZE_BYTES, connect, database
+from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
 from mailflow.store.values import Settlement
@@ -41,6 +42,9 @@ ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
+ROOM_SECONDS = 0.2
+"""On a full disk, every batch has the log copied, and mail waits as long as readers are waited for: the long ones, as of
+`queue check`, are not; the log is begun anew once they have ended."""
 
 
 class _Table:
@@ -356,7 +360,8 @@ class Store:
         try:
             self.files.drop_spares()
             self.segments.give_back()
-            self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            with _patience(self.db, ROOM_SECONDS):
+                self.db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         except (sqlite3.Error, OSError, StoreBroken):
             return  # the commit that follows says what is the matter
 
@@ -389,3 +394,13 @@ class Store:
             self.transaction(lambda: self._write_mark(last_id))
         finally:
             self._disconnect()
+
+
+@contextmanager
+def _patience(db: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Others that hold the database are waited for so long meanwhile."""
+    db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").fetchone()
+    try:
+        yield
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}").fetchone()
