@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mailflow.envelope import Message
+from mailflow.envelope import Message, Recipient
 
 
 class Crowds:
@@ -41,3 +41,21 @@ class Crowds:
             return sum(r.destination == destination for r in message.recipients) >= self.most
         self._messages.pop(destination, None)
         return False
+
+
+def without(recipients: list[Recipient], leaving: list[Recipient], step: int) -> list[Recipient]:
+    """What is left of a message's recipients in memory when some leave.
+
+    Above `step` recipients, which no delivery has, the list is nobody else's and is changed in place, from the front:
+    who entered first leaves first, as a rule, so that the cost does not grow with the list.
+    """
+    numbers = {r.number for r in leaving}
+    if len(recipients) <= step:
+        return [r for r in recipients if r.number not in numbers]
+    at = 0
+    while numbers and at < len(recipients):
+        if recipients[at].number in numbers:
+            numbers.remove(recipients.pop(at).number)
+        else:
+            at += 1
+    return recipients

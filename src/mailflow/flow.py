@@ -26,7 +26,7 @@ from functools import partial
 
 from mailflow.backlog import Backlog
 from mailflow.cleanup import qualify
-from mailflow.crowds import Crowds
+from mailflow.crowds import Crowds, without
 from mailflow.delivery.request import Delivery, Fact
 from mailflow.delivery.trouble import SiteHealth, about_site, health
 from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
@@ -391,8 +391,7 @@ class Flow:
             self._active.pop(message.id, None)
             self._readback.release(message)
         else:
-            numbers = {r.number for r in recipients}
-            message.recipients = [r for r in message.recipients if r.number not in numbers]
+            message.recipients = without(message.recipients, recipients, self.parts.recipients_per_delivery)
             if self._backlog.sites:
                 self._make_room(recipients[0].destination)
 

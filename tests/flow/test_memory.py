@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mailflow.crowds import without
 from mailflow.delivery.request import Delivery, Done
+from mailflow.envelope import Recipient
 from mailflow.pressure import HOLD_SECONDS, MOVED_PER_ANSWER, BackPressure
 from mailflow.smtp.reply import Reply, reply
 from tests.fakes.agent import TAKEN, FakeAgent
@@ -112,6 +114,27 @@ def test_clients_are_held_in_a_flood_while_mail_from_disk_moves() -> None:
                 await asyncio.sleep(0.001)
 
     asyncio.run(story())
+
+
+def test_the_cost_of_a_recipient_that_leaves_does_not_grow_with_the_list() -> None:
+    looks = 0
+
+    class Counted(Recipient):
+        def __getattribute__(self, name: str) -> object:
+            nonlocal looks
+            looks += 1
+            return super().__getattribute__(name)
+
+    recipients: list[Recipient] = [Counted(n, f"u{n}@x.example", f"smtp:d{n}") for n in range(5000)]
+    under_way = recipients[:100]
+    looks = 0
+    for gone in reversed(under_way):
+        recipients = without(recipients, [gone], step=50)
+    assert looks < 100 * 110 * 2
+    assert len(recipients) == 4900
+    few = recipients[:10]
+    assert without(few, few[3:5], step=50) == few[:3] + few[5:]
+    assert len(few) == 10, "it may be the list of a delivery"
 
 
 class MuteHost(FakeAgent):

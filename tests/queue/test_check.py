@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def flip(path: Path, offset: int) -> None:
         stream.write(bytes([byte[0] ^ 255]))
 
 
+def everything_on_disk(spool: Path) -> list[object]:
+    with closing(sqlite3.connect(database(spool))) as db:
+        rows = list(db.iterdump())
+    return [rows, *((p.name, p.read_bytes()) for d in ("segments", "content") for p in sorted((spool / d).iterdir()))]
+
+
 def test_a_whole_queue_has_no_findings_beside_a_server_too(spool: Path) -> None:
     async def body(queue: Queue) -> None:
         assert kinds(spool) == []
@@ -68,7 +75,9 @@ def test_a_whole_queue_has_no_findings_beside_a_server_too(spool: Path) -> None:
             list(repair(spool, QueueSettings()))
 
     with_queue(spool, body)
+    before = everything_on_disk(spool)
     assert list(repair(spool, QueueSettings())) == []
+    assert everything_on_disk(spool) == before
     assert not (spool / "damaged").exists()
 
 
