@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack
 
 from mailflow.bouncing import Bouncing
 from mailflow.cleanup import Cleaner, qualify
-from mailflow.control.server import ControlServer
 from mailflow.delivery.discard import DiscardAgent
 from mailflow.delivery.local import LocalAgent
 from mailflow.delivery.request import Agent
@@ -145,6 +144,8 @@ class Server:
             await self.flow.start()
         self.started = time.time()
         if settings.control.enabled and self._deliver:
+            from mailflow.control.server import ControlServer  # and aiohttp, a third of what the server imports
+
             control = ControlServer(Operator(self), settings.control_socket, settings.control, self.log)
             await control.start()
             stack.push_async_callback(control.close)

@@ -9,10 +9,19 @@ seconds, an int of bytes, an `Endpoint`.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -21,7 +30,37 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 1
 class Section(BaseModel):
     """Base of all settings classes: immutable, and a key that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def documentation(cls) -> dict[str, str]:
+        """Each field's documentation: the docstring under it, "" where there is none.
+
+        Read from the source when it is asked for, for the reference and the schema. Pydantic's `use_attribute_docstrings`
+        reads it whenever the class is made, which was a third of a command's start.
+        """
+        import ast
+        import inspect
+        import textwrap
+
+        texts = dict.fromkeys(cls.model_fields, "")
+        for base in reversed([c for c in cls.__mro__ if issubclass(c, Section) and c is not Section]):
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            statements = tree.body if isinstance(tree, ast.ClassDef) else []
+            for field, below in itertools.pairwise(statements):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                        texts[name] = inspect.cleandoc(text)
+        return {name: texts[name] for name in cls.model_fields}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in cls.documentation().items():
+            if text and name in properties:
+                properties[name]["description"] = text
+        return schema
 
 
 def setting(default: Any = ..., *, postfix: str = "", **more: Any) -> Any:

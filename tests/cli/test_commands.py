@@ -222,6 +222,8 @@ class TestConfig:
         schema = json.loads(mailflow("config", "schema").out)
         assert schema["properties"]["hostname"]["type"] == "string"
         assert schema["additionalProperties"] is False
+        assert schema["properties"]["spool"]["description"].startswith("The directory of the queue")
+        assert schema["$defs"]["QueueSettings"]["properties"]["reserve"]["description"].count("\n") == 1
         assert "## `[limits]`" in mailflow("config", "reference").out
 
 

@@ -10,13 +10,12 @@ import textwrap
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mailflow.config.positions import KeyPath
 from mailflow.config.show import default_of, toml_value
 from mailflow.config.texts import is_section, plain
-from mailflow.setting import parse_duration, parse_endpoint, parse_listen_address, parse_network, parse_size
+from mailflow.setting import Section, parse_duration, parse_endpoint, parse_listen_address, parse_network, parse_size
 from mailflow.settings import Settings
 
 _KINDS: dict[Any, str] = {
@@ -60,23 +59,24 @@ def reference_text() -> str:
     return "\n".join([_HEAD, *_section(Settings, (), "Top level")])
 
 
-def _section(model: type[BaseModel], path: KeyPath, title: str, about: str = "") -> Iterator[str]:
+def _section(model: type[Section], path: KeyPath, title: str, about: str = "") -> Iterator[str]:
     yield f"## {title}\n"
     yield from (_paragraph(text) for text in (model.__doc__, about) if text)
-    inner: list[tuple[type[BaseModel], KeyPath, str, str]] = []
+    inner: list[tuple[type[Section], KeyPath, str, str]] = []
+    about_fields = model.documentation()
     for name, info in model.model_fields.items():
-        table = _table((*path, name), info)
+        table = _table((*path, name), info, about_fields[name])
         if table is None:
-            yield _setting((*path, name), info)
+            yield _setting((*path, name), info, about_fields[name])
         else:
             inner.append(table)
     for table in inner:
         yield from _section(*table)
 
 
-def _table(path: KeyPath, info: FieldInfo) -> tuple[type[BaseModel], KeyPath, str, str] | None:
+def _table(path: KeyPath, info: FieldInfo, about: str) -> tuple[type[Section], KeyPath, str, str] | None:
     """What `_section` needs when the setting is a table, a list of tables or a table of named tables."""
-    kind, about = plain(info.annotation), info.description or ""
+    kind = plain(info.annotation)
     name = ".".join(str(part) for part in path)
     if is_section(kind):
         return kind, path, f"`[{name}]`", about
@@ -96,14 +96,14 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _setting(path: KeyPath, info: FieldInfo) -> str:
+def _setting(path: KeyPath, info: FieldInfo, about: str) -> str:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     facts = [_kind(info.annotation, info.metadata), *_limits(info), _default(info)]
     variable = "MAILFLOW_" + "__".join(str(part).upper() for part in path)
     where = f"Environment: `{variable}`." + (
         f" Postfix: {_code(str(extra['postfix']))}." if extra.get("postfix") else ""
     )
-    return f"### `{path[-1]}`\n\n{'; '.join(facts)}. {where}\n\n{_paragraph(info.description or '')}"
+    return f"### `{path[-1]}`\n\n{'; '.join(facts)}. {where}\n\n{_paragraph(about)}"
 
 
 def _default(info: FieldInfo) -> str:

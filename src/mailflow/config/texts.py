@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from mailflow.config.positions import KeyPath
+from mailflow.setting import Section
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _LISTS = (list, tuple, set, frozenset)
@@ -40,9 +41,9 @@ def optional(annotation: Any) -> bool:
     return get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation)
 
 
-def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+def is_section(annotation: Any) -> TypeGuard[type[Section]]:
     """Whether the type is a settings section."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def annotation_at(model: type[BaseModel], path: KeyPath) -> Any:
