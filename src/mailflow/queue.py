@@ -54,9 +54,10 @@ __all__ = [
 
 ADMIN_AT_ONCE = 4
 """Administrator's commands under way; each has one step in a group commit."""
-ADMIN_SPARES = 3
-"""While mail comes and goes, a command leaves it the writer for so many times as long as its last step took: it has a quarter."""
-ADMIN_PAUSE_SECONDS = 0.5
+ADMIN_SPARES = 5
+"""While mail comes and goes, a command leaves it the writer for so many times as long as its last step took. So it has a
+sixth of the writer's time, and mail keeps 80 % of its rate with something to spare (`python -m bench.size`)."""
+ADMIN_PAUSE_SECONDS = 1.0
 """The longest such pause."""
 
 
@@ -210,7 +211,8 @@ class Queue:
             while not task.complete:
                 if changed := await self._step(task):
                     yield changed
-                await self._give_way(task)
+                if not task.complete:
+                    await self._give_way(task)
 
     def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> None:
         """Puts a message on hold whose content is damaged; `each` gets what every step changed.
@@ -234,7 +236,8 @@ class Queue:
             while not task.complete:
                 for given in await self._step(task):
                     yield given
-                await self._give_way(task)
+                if not task.complete:
+                    await self._give_way(task)
 
     async def hold(self, selection: Selection) -> list[Changed]:
         """No attempts until `release`; one that runs now may still deliver, but does not lift the hold."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,7 @@ from mailflow.queue import Command, Queue
 from mailflow.store import admin, scan
 from mailflow.store.filters import from_json, to_json
 from mailflow.store.offline import open_offline
+from mailflow.store.schema import connect_read_only
 from mailflow.store.search import GROUPINGS, count_by, find_messages, totals
 from mailflow.store.values import Selection
 from tests.queue.helpers import Clock, put, with_queue
@@ -170,7 +175,7 @@ def test_more_different_values_than_fit_are_counted_together(
 
 @pytest.mark.parametrize("indexed", [0, 20_000], ids=["all rows", "index"])
 def test_commands_change_what_a_search_finds(tmp_path: Path, indexed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "INDEXED_MESSAGES", indexed)
+    monkeypatch.setattr(scan, "INDEXED_RECIPIENTS", indexed)
     monkeypatch.setattr(admin, "SCANNED_RECIPIENTS", 11)
 
     async def body(queue: Queue) -> None:
@@ -190,6 +195,75 @@ def test_commands_change_what_a_search_finds(tmp_path: Path, indexed: int, monke
         assert len(await queue.delete(Selection(sender="s0@*"))) == 50
         assert totals(tmp_path, Selection(everything=True), NOW)[:2] == (50, 150)
         assert (await queue.counts()).messages == 50
+
+    with_queue(tmp_path, body)
+
+
+@pytest.mark.parametrize("look", [4, 1000], ids=["in parts", "at once"])
+def test_a_message_counts_once_however_its_recipients_lie_apart(
+    tmp_path: Path, look: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailflow.store.search.READ_ROWS", look)
+
+    async def body(queue: Queue) -> None:
+        for _ in range(2):
+            recipients = [Recipient(i, f"u{i}@x.example", f"smtp:{HOSTS[i % 2]}") for i in range(31)]
+            assert (
+                await put(queue, Message(queue.new_id(), "", recipients, b"x", arrived=NOW, size=1, peer=Peer()))
+                is None
+            )
+        for host, each in zip(HOSTS, (16, 15), strict=False):
+            chosen = Selection(destination=f"smtp:{host}")
+            assert totals(tmp_path, chosen, NOW)[:2] == (2, 2 * each)
+            (count,) = count_by(tmp_path, chosen, "destination", NOW)
+            assert count[1:3] == (2, 2 * each)
+            assert [len(m.recipients) for m in find_messages(tmp_path, chosen, NOW)] == [each, each]
+
+    with_queue(tmp_path, body)
+
+
+@pytest.mark.parametrize("where", [{"sender": "s*"}, {"before": NOW}, {"larger": 1}, {"client": "192.0.2.1"}])
+def test_what_a_look_finds_is_not_sorted(tmp_path: Path, where: dict[str, Any]) -> None:
+    async def body(queue: Queue) -> None:
+        plans: list[str] = []
+        look = scan.Scan(Selection(**where), NOW, look=100)
+        with closing(connect_read_only(tmp_path)) as db:
+            explained = _Explained(db, plans)
+            look.rows(explained, "message_id, number", 10)  # type: ignore[arg-type]
+        assert any("SEARCH message" in step for step in plans)
+        assert not any("TEMP B-TREE" in step or "SCAN" in step for step in plans)
+
+    with_queue(tmp_path, lambda queue: _filled(queue, body))
+
+
+class _Explained:
+    """A connection that remembers how each statement is carried out."""
+
+    def __init__(self, db: sqlite3.Connection, plans: list[str]) -> None:
+        self._db, self._plans = db, plans
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if "FROM recipient" in sql or "JOIN recipient" in sql:
+            self._plans += [row[3] for row in self._db.execute(f"EXPLAIN QUERY PLAN {sql}", *values)]
+        return self._db.execute(sql, *values)
+
+
+async def _filled(queue: Queue, body: Callable[[Queue], Awaitable[None]]) -> None:
+    for n in range(3):
+        await _put_one(queue, n)
+    await body(queue)
+
+
+def test_a_command_that_is_through_does_not_wait_for_the_mail_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailflow.queue.ADMIN_SPARES", 10**9)  # beyond the time that a test may take
+    monkeypatch.setattr("mailflow.queue.ADMIN_PAUSE_SECONDS", 10**9)
+
+    async def body(queue: Queue) -> None:
+        for n in range(3):
+            await _put_one(queue, n)  # mail went by since the last step, of which there was none
+        assert len(await queue.hold(Selection(destination="smtp:far.example"))) == 3
 
     with_queue(tmp_path, body)
 

@@ -97,12 +97,16 @@ def _text(column: str, name: str, pattern: str, values: dict[str, Any]) -> str:
 
 
 def _client(pattern: str, values: dict[str, Any]) -> str:
-    """On the two forms that `rows.peer_text` writes: fields with tabs between, or JSON."""
+    """On the two forms that `rows.peer_text` writes: fields with tabs between, or JSON.
+
+    The cheap tests come first, and nearly always say no: the pattern is nowhere in it, and it is not JSON.
+    """
+    values["client_part"] = f"%{_like(pattern)}%"
     values["client"] = f"%\t{_like(pattern)}\t%"
     values["client_json"] = f'[%"{_like(json.dumps(pattern)[1:-1])}"%'
     return (
-        r"(char(9) || peer || char(9) LIKE :client ESCAPE '\'"
-        r" OR (peer LIKE '[%' AND peer LIKE :client_json ESCAPE '\'))"
+        r"((peer LIKE :client_part ESCAPE '\' AND char(9) || peer || char(9) LIKE :client ESCAPE '\')"
+        r" OR (peer >= '[' AND peer < '\' AND peer LIKE :client_json ESCAPE '\'))"
     )
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from mailflow.store.filters import conditions, exact_destination
@@ -20,8 +22,8 @@ from mailflow.store.values import Selection
 
 RANGES_AT_ONCE = 500
 """Messages that one step looks up by id, at most."""
-INDEXED_MESSAGES = 20_000
-"""Up to so many messages of one destination are found by the index, and their ids kept; beyond, all rows are read."""
+INDEXED_RECIPIENTS = 20_000
+"""Up to so many recipients of one destination are found by the index, and their keys kept; beyond, all rows are read."""
 LAST = 2**62
 """Behind every message id and recipient number."""
 
@@ -60,6 +62,8 @@ class Scan:
         self._look = look
         also = f"{also} AND id >= :a AND id <= :c" if where.message else also
         self._from = f" FROM {where.tables} WHERE {_BETWEEN} AND {where.both} AND {also}"
+        # By the first table's own key: by the second's, SQLite would sort all that a look finds, and again for each part.
+        self._order = "id, number" if where.message else "message_id, number"
 
     def rows(self, db: sqlite3.Connection, columns: str, most: int) -> list[tuple[Any, ...]]:
         """The next selected recipients, at most `most`; often fewer, or none, before `complete` is true.
@@ -67,7 +71,7 @@ class Scan:
         `columns` begins with message_id, number.
         """
         found: list[tuple[Any, ...]] = []
-        sql = f"SELECT {columns}{self._from} ORDER BY message_id, number LIMIT :most"
+        sql = f"SELECT {columns}{self._from} ORDER BY {self._order} LIMIT :most"
         for _ in range(RANGES_AT_ONCE):
             part = self._next(db)
             if part is None:
@@ -113,6 +117,9 @@ class Scan:
             self.complete = True
             return None
         low, self._end = self._range
+        if low[0] == self._end[0] and self._end[1] - low[1] <= self._look:  # it has no more numbers than that
+            self._range = None
+            return low, self._end
         keys = {"a": low[0], "b": low[1], "c": self._end[0], "d": self._end[1], "look": self._look - 1}
         row = db.execute(_BOUND, keys).fetchone()
         high = Key(row[0], LAST if whole else row[1]) if row else self._end
@@ -123,12 +130,20 @@ class Scan:
         ids = self._selection.ids
         destination = exact_destination(self._selection)
         if ids is None and destination is not None:
-            found = db.execute(_DESTINATION, (destination, INDEXED_MESSAGES + 1)).fetchall()
-            ids = tuple(row[0] for row in found) if len(found) <= INDEXED_MESSAGES else None
+            found = db.execute(_DESTINATION, (destination, INDEXED_RECIPIENTS + 1)).fetchall()
+            if len(found) <= INDEXED_RECIPIENTS:
+                return _spans([Key(*row) for row in found])
         if ids is not None:
             return iter([(Key(i, -1), Key(i, LAST)) for i in sorted(set(ids))])
         (newest,) = db.execute("SELECT max(id) FROM message").fetchone()
         return iter([] if newest is None else [(Key(-1, -1), Key(newest, LAST))])
+
+
+def _spans(keys: list[Key]) -> Iterator[tuple[Key, Key]]:
+    """For each message the part of the table from the first of its keys to the last."""
+    for message_id, group in groupby(sorted(keys), key=itemgetter(0)):
+        numbers = [number for _, number in group]
+        yield Key(message_id, numbers[0] - 1), Key(message_id, numbers[-1])
 
 
 _BETWEEN = "(message_id, number) > (:a, :b) AND (message_id, number) <= (:c, :d)"
@@ -136,4 +151,4 @@ _BOUND = (
     f"SELECT message_id, number FROM recipient WHERE {_BETWEEN}"  # noqa: S608
     " ORDER BY message_id, number LIMIT 1 OFFSET :look"
 )
-_DESTINATION = "SELECT DISTINCT message_id FROM recipient WHERE destination = ? LIMIT ?"
+_DESTINATION = "SELECT message_id, number FROM recipient WHERE destination = ? LIMIT ?"
