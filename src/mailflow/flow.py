@@ -89,8 +89,9 @@ class Flow:
 
     async def start(self) -> None:
         """Takes up what an earlier run left in the queue: everything undone is in the backlog."""
-        for destination, _count, due in await self._queue.destinations(None):
-            self._backlog.note(destination, _NEW, due)
+        for destination, _count, due, new in await self._queue.destinations(None):
+            if new:
+                self._backlog.note(destination, _NEW, due)
             self._backlog.note(destination, _DEFERRED, due)
         self.pump()
 

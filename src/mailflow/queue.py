@@ -56,7 +56,7 @@ ADMIN_AT_ONCE = 4
 """Administrator's commands under way; each has one step in a group commit."""
 ADMIN_SPARES = 5
 """While mail comes and goes, a command leaves it the writer for so many times as long as its last step took. So it has a
-sixth of the writer's time, and mail keeps 80 % of its rate with something to spare (`python -m bench.size`)."""
+sixth of the writer's time, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
 ADMIN_PAUSE_SECONDS = 1.0
 """The longest such pause."""
 
@@ -190,8 +190,9 @@ class Queue:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
         return self._lookups.content(message.id)
 
-    def destinations(self, until: float | None) -> asyncio.Future[list[tuple[str, int, float]]]:
-        """(destination, recipients, earliest due) of what is due by `until`, or of all; held ones are left out."""
+    def destinations(self, until: float | None) -> asyncio.Future[list[tuple[str, int, float, bool]]]:
+        """(destination, recipients, earliest due, whether any is new: never tried) of what is due by `until`, or of all;
+        held ones are left out."""
         return self._lookups.ask(lambda db: query.destinations(db, until))
 
     def counts(self) -> asyncio.Future[QueueCounts]:

@@ -69,7 +69,7 @@ def test_flush_makes_one_destinations_deferred_mail_due(tmp_path: Path) -> None:
         assert [(c.id, c.destinations, c.recipients) for c in changed] == [
             (m.id, ("smtp:other.example",), 1) for m in messages
         ]
-        assert await queue.destinations(clock.now) == [("smtp:other.example", 3, clock.now)]
+        assert await queue.destinations(clock.now) == [("smtp:other.example", 3, clock.now, False)]
         assert len(await queue.flush(Selection(everything=True))) == 3
         assert [d[:2] for d in await queue.destinations(clock.now)] == [
             ("smtp:example.net", 3),

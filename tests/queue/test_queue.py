@@ -96,6 +96,7 @@ def test_deferral_keeps_due_attempts_and_reason(tmp_path: Path) -> None:
     async def body(queue: Queue) -> None:
         message = make(queue, to=("smtp:example.net", "smtp:example.net"))
         await put(queue, message)
+        assert [(d[1], d[3]) for d in await queue.destinations(None)] == [(2, True)]
         late = message.recipients[1]
         late.due, late.attempts, late.reason = 5000.0, 3, "connection refused \u2014 later"
         assert await settle(queue, message, message.recipients[:1], [late]) is None
@@ -105,7 +106,7 @@ def test_deferral_keeps_due_attempts_and_reason(tmp_path: Path) -> None:
         assert (await queue.load("smtp:example.net", None, 5000.0, 10)).messages == []
         assert found.recipients == [late]
         assert await queue.destinations(4999.0) == []
-        assert await queue.destinations(None) == [("smtp:example.net", 1, 5000.0)]
+        assert await queue.destinations(None) == [("smtp:example.net", 1, 5000.0, False)]
 
     with_queue(tmp_path, body)
 

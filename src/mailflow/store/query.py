@@ -52,14 +52,20 @@ def _messages(db: sqlite3.Connection, ids: Sequence[int]) -> list[tuple[Any, ...
     return db.execute(sql, (json.dumps(ids),)).fetchall()
 
 
-def destinations(db: sqlite3.Connection, until: float | None) -> list[tuple[str, int, float]]:
-    """(destination, recipients, earliest due) of those due by `until`, or of all; held ones are left out.
+def destinations(db: sqlite3.Connection, until: float | None) -> list[tuple[str, int, float, bool]]:
+    """(destination, recipients, earliest due, whether any was never tried) of those due by `until`, or of all; held ones
+    are left out.
 
-    From the index alone: new and deferred together, because SQLite would look at every row to tell them apart.
+    From the index alone: new and deferred together, because SQLite would look at every row to tell them apart; whether
+    there is a new one takes one look for each destination.
     """
     latest = HELD - 1 if until is None else min(until, HELD - 1)
-    sql = "SELECT destination, count(*), min(due) FROM recipient WHERE due <= ? GROUP BY destination"
-    return db.execute(sql, (latest,)).fetchall()
+    sql = (
+        "SELECT destination, count(*), min(due), EXISTS (SELECT 1 FROM recipient AS new"
+        " WHERE new.destination = recipient.destination AND (new.attempts > 0) = 0 AND new.due <= :latest)"
+        " FROM recipient WHERE due <= :latest GROUP BY destination"
+    )
+    return [(*row[:3], bool(row[3])) for row in db.execute(sql, {"latest": latest})]
 
 
 def listing(
