@@ -62,6 +62,7 @@ bench: $(VENV)/.installed
 
 bench-short: $(VENV)/.installed
 	$(BIN)/python -m bench --short
+	$(BIN)/python -m bench.size --short
 	$(BIN)/python -m bench.fairness --short --servers mailflow
 	$(BIN)/python -m bench.scheduler_sim --short
 

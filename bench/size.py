@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.load import Case, SinkProcess, measure
-from bench.machine import describe
+from bench.machine import cpu_seconds, describe
 from bench.plot import line_plot
 from bench.servers import Mailflow
 from mailflow.control.client import ControlClient
@@ -36,6 +36,8 @@ from mailflow.store.sqlite import Store
 FULL = (0, 10_000, 100_000, 1_000_000)
 SHORT = (0, 20_000)
 PER_SITE = 100
+DELETE_LIMIT = 300.0
+"""Seconds of mail beside a deletion, at most."""
 BATCH = 1000
 CONTENT = b"Subject: waiting\r\n\r\n" + b"x" * 1000
 CASE = Case(20, 1024, True)
@@ -149,39 +151,48 @@ def _commands(server: Filled, sink: SinkProcess, messages: int, seconds: float) 
     yield "flush one site (asked on the socket) s", time.perf_counter() - begun
     if len(flushed) != PER_SITE:
         sys.exit(f"{len(flushed)} messages flushed, not {PER_SITE}")
+    alone = _mail(server, sink, seconds)[0]
     begun = time.perf_counter()
     beside, deleted, took = 0.0, 0, 0.0
     with operator.start("delete", "--sender", "tenth@*") as process:
-        beside = _mail(server, sink, seconds, until=lambda: process.poll() is not None)[0]
+        # In long runs, for in the pauses between two nothing holds the command back.
+        beside = _mail(server, sink, DELETE_LIMIT, lambda: process.poll() is not None, run=2 * seconds)[0]
         out, _ = process.communicate()
         took = time.perf_counter() - begun
         deleted = int(out.partition(" ")[0])
     if deleted != messages // 10:
         sys.exit(f"{deleted} recipients deleted, not {messages // 10}: {out}")
     yield "delete a tenth s", took
-    yield "rate meanwhile %", 100 * beside / rate
-    begun = time.perf_counter()
-    operator("delete", "--state", "deferred", "--limit", str(messages // 10))
-    yield "delete the oldest tenth, no mail beside s", time.perf_counter() - begun
+    alone = (alone + _mail(server, sink, seconds)[0]) / 2  # just before and just after, for the machine has moods
+    yield "rate meanwhile %", 100 * beside / alone
+    busy = cpu_seconds(server.pid)
+    yield (
+        "delete the oldest tenth, no mail beside s",
+        operator("delete", "--state", "deferred", "--limit", str(messages // 10))[0],
+    )
+    yield "CPU of the server for that, µs a message", 1e6 * (cpu_seconds(server.pid) - busy) / (messages // 10)
     before = _blocks(server.spool)
     yield "compact s", operator("compact")[0]
     yield "given back MiB", (before - _blocks(server.spool)) / 2**20
 
 
 def _mail(
-    server: Mailflow, sink: SinkProcess, seconds: float, until: Callable[[], bool] = lambda: False
+    server: Mailflow, sink: SinkProcess, seconds: float, until: Callable[[], bool] = lambda: False, run: float = 1.0
 ) -> tuple[float, float, float]:
-    """Mail through the server for so long, or until something has happened: messages/s, CPU ms each, MiB of memory."""
+    """Mail through the server for so long, or until something has happened: messages/s, CPU ms each, MiB of memory.
+
+    In runs of so many seconds, between which there is a pause.
+    """
     probe = measure(server, sink, CASE, 200)
-    count = max(200, int(probe.end_to_end_rate * min(seconds, 1.0)))
+    count = max(200, int(probe.end_to_end_rate * min(seconds, run)))
     rates, cpus, memory, end = [], [], 0.0, time.monotonic() + seconds
     while not rates or (time.monotonic() < end and not until()):
-        run = measure(server, sink, CASE, count)
-        if run.error:
-            sys.exit(run.error)
-        rates.append(run.end_to_end_rate)
-        cpus.append(run.cpu_ms)
-        memory = max(memory, run.memory_mib)
+        result = measure(server, sink, CASE, count)
+        if result.error:
+            sys.exit(result.error)
+        rates.append(result.end_to_end_rate)
+        cpus.append(result.cpu_ms)
+        memory = max(memory, result.memory_mib)
     return sum(rates) / len(rates), sum(cpus) / len(cpus), memory
 
 
