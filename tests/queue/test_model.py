@@ -165,8 +165,9 @@ class QueueModel(RuleBasedStateMachine):
     def destinations_agree(self) -> None:
         expected = []
         for where in sorted(DESTINATIONS):
-            due = [row[1] for row in self.rows.values() if row[0] == where and row[1] < HELD]
-            expected += [(where, len(due), min(due))] if due else []
+            waiting = [row[1:] for row in self.rows.values() if row[0] == where and row[1] < HELD]
+            new = any(attempts == 0 for _, attempts in waiting)
+            expected += [(where, len(waiting), min(waiting)[0], new)] if waiting else []
         assert self.runner.run(awaited(self.queue.destinations, None)) == expected
         counts = self.runner.run(awaited(self.queue.counts))
         assert (counts.messages, counts.recipients) == (len({k[0] for k in self.rows}), len(self.rows))
