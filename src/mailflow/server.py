@@ -39,6 +39,9 @@ from mailflow.settle import RetryPolicy
 from mailflow.smtp.address import AddressError, parse_address
 from mailflow.smtp.reply import Reply
 
+STOP_SECONDS = 2.0
+"""How long after `shutdown_grace` everything must have stopped: what is left is broken off by then."""
+
 
 class Server:
     """One mail server on one spool, in the running event loop."""
@@ -86,10 +89,29 @@ class Server:
             raise
 
     async def stop(self) -> None:
-        """Stops everything in reverse order, with `shutdown_grace` seconds for what is under way."""
-        self.log.event("stopping", grace=self.settings.shutdown_grace)
-        self._grace_ends = asyncio.get_running_loop().time() + self.settings.shutdown_grace
-        await self._stack.aclose()
+        """Stops everything in reverse order, with `shutdown_grace` seconds for what is under way.
+
+        A part that does not end `STOP_SECONDS` later is left alone, with a line in the log; what it held is in the queue.
+        """
+        grace = self.settings.shutdown_grace
+        self.log.event("stopping", grace=grace)
+        self._grace_ends = asyncio.get_running_loop().time() + grace
+        closing = asyncio.ensure_future(self._stack.aclose())
+        try:
+            await asyncio.wait({closing}, timeout=grace + STOP_SECONDS)
+            if not closing.done():
+                self.log.event("warning", level=40, reason=f"stopping does not end: {self._left()}")
+                closing.cancel()  # the stack goes on with the parts behind the one that hangs
+                await asyncio.wait({closing}, timeout=STOP_SECONDS)
+        except asyncio.CancelledError:
+            closing.cancel()
+            raise
+        if closing.done() and not closing.cancelled():
+            closing.result()
+
+    def _left(self) -> str:
+        """The parts in which something may still be under way, for the log."""
+        return " ".join(map(repr, (self.listener, self.flow, *self.flow.parts.agents.values(), self.queue)))
 
     async def send(
         self,

@@ -16,6 +16,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from mailflow import Mailflow, Settings
 from mailflow.errors import SendError
 from mailflow.report import Action
+from mailflow.server import Server
+from mailflow.store.lock import SpoolLock
 from tests.support.client import mail
 from tests.support.sink import Sink
 from tests.support.tools import free_port
@@ -189,3 +191,33 @@ def test_aiosmtpd_takes_our_mail(tmp_path: Path) -> None:
         controller.stop()
     assert sorted(e.rcpt_tos[0] for e in handler.envelopes) == [f"u{i}@remote.test" for i in range(10)]
     assert all(b"\r\n.dot\r\n" in (e.content or b"") for e in handler.envelopes)
+
+
+class Endless:
+    """An agent that does not end."""
+
+    async def close(self, _grace: float) -> None:
+        await asyncio.Event().wait()
+
+    def __repr__(self) -> str:
+        return "<Endless>"
+
+
+def test_a_part_that_does_not_end_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def main() -> None:
+        server = Server(settings(tmp_path, shutdown_grace=0, log={"to": str(log)}))
+        await server.start()
+        agents = server.flow.parts.agents
+        await agents["local"].close(0)
+        agents["local"] = Endless()  # type: ignore[assignment]
+        async with asyncio.timeout(10):
+            await server.stop()
+
+    asyncio.run(main())
+    assert "stopping does not end: None <Flow " in log.read_text()
+    assert "<Endless>" in log.read_text()
+    lock = SpoolLock(tmp_path / "spool")
+    lock.acquire()  # the queue was closed all the same
+    lock.release()
