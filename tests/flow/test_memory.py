@@ -86,6 +86,7 @@ def test_large_messages_that_share_a_destination_end_one_after_the_other(tmp_pat
     play(tmp_path / "spool", story, agent, threshold=66_000)
 
 
+@pytest.mark.wish(62)
 def test_clients_are_held_in_a_flood_while_mail_from_disk_moves() -> None:
     clock, answered = [100.0], list[Reply]()
 
