@@ -24,8 +24,8 @@ START_SECONDS = 20
 def clock_steps(rig: Rig) -> Row:
     """The clock jumps a day ahead and back under load, and between a kill and the start.
 
-    A start reads due times by the clock as it is then, so what was deferred waits as long as the clock was set back. At
-    the last start the clock is ahead of all that went before.
+    A start reads due times by the clock as it is then; what was deferred under one that was ahead is due at once. At the
+    last start the clock is ahead of all that went before.
     """
     disk = rig.disk()
     latest = 0
