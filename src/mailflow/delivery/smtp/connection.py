@@ -250,12 +250,13 @@ class Connection(asyncio.Protocol):
             self._is_ready = True
             self.ready.set_result(None)
         finished = client.finished
-        if finished:
-            for transaction in finished:  # those too that are added meanwhile
+        try:
+            while finished:  # those too that are added meanwhile
+                transaction = finished.pop(0)
                 self.load -= 1
                 self._owner.finished(self, transaction)
-            finished.clear()
-        self._pumping = False
+        finally:
+            self._pumping = False
         if client.wants_body and self._stream is None and client.current is not None:
             self._stream = self._owner.spawn(self._send_file(cast("Job", client.current)))
         if client.state is not _CLOSED:
