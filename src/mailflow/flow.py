@@ -122,7 +122,7 @@ class Flow:
         number = self._queue.new_id()
         if "@" not in envelope.sender:
             envelope.sender = qualify(envelope.sender, self.parts.origin_domain)
-        return Incoming(self, envelope, number, format_id(number), self._now())
+        return Incoming(self.parts, self.accept, envelope, number, format_id(number), self._now())
 
     def accept(self, message: Message, done: Callable[[Reply], None]) -> None:
         """The message is complete. `done` is called with what the client hears."""

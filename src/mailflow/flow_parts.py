@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mailflow.bouncing import Bouncing
+from mailflow.budget import Budget
 from mailflow.cleanup import Cleaner
 from mailflow.delivery.request import Agent
 from mailflow.envelope import Message
-from mailflow.intake import Budget
 from mailflow.journal import Journal
 from mailflow.queue import Queue
 from mailflow.report import DeliveryReport

@@ -9,49 +9,29 @@ then, or too large) and goes to a content file of the queue, and so does all tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from mailflow.budget import SMALL
 from mailflow.envelope import Content, ContentFile, InboundEnvelope, Message
 from mailflow.errors import QueueError
+from mailflow.flow_parts import FlowParts
+from mailflow.queue import ContentWriter
 from mailflow.smtp.reply import Reply
 
-if TYPE_CHECKING:
-    from mailflow.flow import Flow
-    from mailflow.queue import ContentWriter
-
-SMALL = 64 * 1024
-"""Bytes that every message may hold in memory, however full the budget is."""
-
 Answer = Callable[[Reply], None]
-
-
-class Budget:
-    """Bytes of content in memory, over all messages: on their way in, and waiting for their delivery."""
-
-    __slots__ = ("limit", "used")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def __repr__(self) -> str:
-        return f"<Budget {self.used}/{self.limit}>"
-
-    def exhausted(self) -> bool:
-        """Whether content should stay on disk from now on."""
-        return self.used > self.limit
+Accept = Callable[[Message, Answer], None]
 
 
 class Incoming:
     """One message on its way in."""
 
     __slots__ = (
+        "_accept",
         "_budget",
         "_chunks",
         "_envelope",
         "_file",
-        "_flow",
         "_now",
+        "_parts",
         "_refusal",
         "_size",
         "id",
@@ -59,13 +39,17 @@ class Incoming:
         "queue_id",
     )
 
-    def __init__(self, flow: Flow, envelope: InboundEnvelope, id: int, queue_id: str, now: float) -> None:
+    def __init__(
+        self, parts: FlowParts, accept: Accept, envelope: InboundEnvelope, id: int, queue_id: str, now: float
+    ) -> None:
+        """`accept` takes the complete message (`Flow.accept`); `now`: seconds since 1970."""
         self.id = id
         self.queue_id = queue_id
-        self._flow = flow
+        self._accept = accept
+        self._parts = parts
         self._envelope = envelope
         self._now = now
-        self._budget = flow.parts.budget
+        self._budget = parts.budget
         self._chunks: list[bytes] = []
         self._size = 0
         self._file: ContentWriter | None = None
@@ -88,7 +72,7 @@ class Incoming:
         self._size = size = self._size + size
         if size <= SMALL:
             return True
-        if size <= self._flow.parts.threshold and not self._budget.exhausted():
+        if size <= self._parts.threshold and not self._budget.exhausted():
             return True
         return self._spill()
 
@@ -103,7 +87,7 @@ class Incoming:
             done(parts)
         else:
             content = b"".join(parts)
-            self._flow.accept(self._message(content, len(content)), done)
+            self._accept(self._message(content, len(content)), done)
 
     def abort(self) -> None:
         """The client went away, or the message was refused: nothing of it stays."""
@@ -119,7 +103,7 @@ class Incoming:
         rest = chunks[1:] if len(chunks) > 1 else ()
         if rest and b"\r\n\r\n" not in first:  # the header came in several pieces
             first, rest = b"".join(chunks), ()
-        cleaned = self._flow.parts.cleaner.clean(
+        cleaned = self._parts.cleaner.clean(
             first,
             peer=envelope.peer,
             queue_id=self.queue_id,
@@ -138,7 +122,7 @@ class Incoming:
         if isinstance(parts, Reply):
             self._refusal = parts
             return True
-        self._file = self._flow.parts.queue.spill(self.id)
+        self._file = self._parts.queue.spill(self.id)
         self._file.on_drain = lambda: self.on_drain and self.on_drain()
         return self._file.write(b"".join(parts))
 
@@ -147,7 +131,7 @@ class Incoming:
             code, status, text = result.reply
             done(Reply(code, status, (text,)))
         else:
-            self._flow.accept(self._message(result, result.size), done)
+            self._accept(self._message(result, result.size), done)
 
     def _message(self, content: Content, size: int) -> Message:
         envelope, now = self._envelope, self._now

@@ -15,10 +15,10 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from mailflow.budget import SMALL, Budget
 from mailflow.delivery.request import Delivery, Fact, Stage, Trouble
 from mailflow.envelope import Content, Message
 from mailflow.errors import QueueDamaged
-from mailflow.intake import SMALL, Budget
 from mailflow.queue import Queue
 
 KEPT_SHARE = 2

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from mailflow.bouncing import Bouncing
+from mailflow.budget import Budget
 from mailflow.cleanup import Cleaner, qualify
 from mailflow.delivery.discard import DiscardAgent
 from mailflow.delivery.local import LocalAgent
@@ -24,7 +25,6 @@ from mailflow.errors import QueueError, SendError
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
 from mailflow.ingress.listener import Listener
-from mailflow.intake import Budget
 from mailflow.journal import Journal
 from mailflow.net.dns import Resolver as DnsResolver
 from mailflow.observe.log import EventLog, Level

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from mailflow.bounce import BounceSettings
 from mailflow.bouncing import Bouncing
+from mailflow.budget import Budget
 from mailflow.cleanup import Cleaner
 from mailflow.envelope import InboundEnvelope, Options, Peer, Recipient
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
-from mailflow.intake import Budget
 from mailflow.journal import Journal
 from mailflow.observe.log import EventLog
 from mailflow.observe.settings import LogSettings
