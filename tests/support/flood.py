@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter
-from typing import Self
 
 from tests.support.client import Client
+from tests.support.sessions import Sessions
 from tests.support.sink import Received
 
 
@@ -23,37 +22,20 @@ def intact(message: Received) -> bool:
     return hashlib.sha256(text).hexdigest().encode() in head
 
 
-class Flood:
-    """Sessions that send until the server goes away or `stop` is called; a context manager."""
+class Flood(Sessions):
+    """Sessions that send until the server goes away or `stop` is called."""
 
     def __init__(self, port: int, sessions: int, prefix: str, size: int = 500) -> None:
         self.acknowledged: list[str] = []
         """Recipients whose message got 250."""
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._send, args=(port, f"{prefix}-{i}", size), daemon=True)
-            for i in range(sessions)
-        ]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(60)
+        super().__init__(self._send, [(port, f"{prefix}-{i}", size) for i in range(sessions)])
 
     def _send(self, port: int, prefix: str, size: int) -> None:
         try:
             with Client(port) as client:
                 client.say("EHLO client.test")
                 number = 0
-                while not self._stopping.is_set():
+                while not self.stopping.is_set():
                     recipient = f"{prefix}-{number}@remote.test"
                     number += 1
                     if not client.message([recipient], body(recipient, size).removesuffix(b"\r\n")).startswith("250 "):

@@ -11,6 +11,7 @@ import threading
 from typing import Self
 
 from tests.support.client import Client
+from tests.support.sessions import Sessions
 from tests.support.tools import source_command
 from tests.torture import letters
 from tests.torture.ledger import Ledger
@@ -19,47 +20,28 @@ PAUSE_SECONDS = 0.02
 """After a refusal, so that a server without room is not asked as fast as the machine can."""
 
 
-class Senders:
-    """So many sessions that send letters until they are stopped or the server is gone; a context manager."""
+class Senders(Sessions):
+    """So many sessions that send letters until they are stopped or the server is gone."""
 
     def __init__(
         self, ledger: Ledger, port: int, prefix: str, *, sessions: int = 8, seed: int = 0, largest: int = 2_000_000
     ) -> None:
         self._ledger, self._port, self._largest = ledger, port, largest
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._send, args=(f"{prefix}.{i}", random.Random(f"{seed}.{i}")), daemon=True)
-            for i in range(sessions)
-        ]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self.wait()
-
-    def wait(self) -> None:
-        """Until every session has ended."""
-        for thread in self._threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a sender hangs: the server neither answers nor hangs up"
+        super().__init__(self._send, [(f"{prefix}.{i}", random.Random(f"{seed}.{i}")) for i in range(sessions)])
 
     def _send(self, prefix: str, chance: random.Random) -> None:
         number = 0
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             try:
                 with Client(self._port) as client:
                     client.say("EHLO client.test")
-                    while not self._stopping.is_set():
+                    while not self.stopping.is_set():
                         number += 1
                         self._letter(client, letters.make(f"{prefix}.{number}", chance, largest=self._largest))
             except ConnectionRefusedError:
                 return  # the server is gone
             except OSError:
-                self._stopping.wait(PAUSE_SECONDS)
+                self.stopping.wait(PAUSE_SECONDS)
 
     def _letter(self, client: Client, letter: letters.Letter) -> None:
         self._ledger.sent(letter)
@@ -71,7 +53,7 @@ class Senders:
         else:
             self._ledger.refused(letter, answer)
             client.say("RSET")
-            self._stopping.wait(PAUSE_SECONDS)
+            self.stopping.wait(PAUSE_SECONDS)
 
 
 class Tap:

@@ -51,6 +51,14 @@ class Naming:
         """Whether a sync of this folder makes it durable."""
         return any(os.path.dirname(name) == folder for name in self.names)
 
+    def enter(self, folders: dict[str, int]) -> None:
+        """Does the same to these names."""
+        for name, number in self.names.items():
+            if number is None:
+                folders.pop(name, None)
+            else:
+                folders[name] = number
+
 
 @dataclass
 class Waiting:
@@ -86,7 +94,7 @@ class PowerLoss:
         keep = self._chance.choice((0.0, 0.3, 0.7, 1.0)) if keep is None else keep
         for naming in self._namings:
             if self._chance.random() < keep:
-                self._name(naming)
+                naming.enter(self._durable)
         for number, waiting in self._waiting.items():
             self._lose(number, waiting.changes, keep)
         target.mkdir(parents=True, exist_ok=True)
@@ -150,11 +158,7 @@ class PowerLoss:
         }
         naming = Naming(made[op])
         self._namings.append(naming)
-        for each, number in naming.names.items():
-            if number is None:
-                self._now.pop(each, None)
-            else:
-                self._now[each] = number
+        naming.enter(self._now)
 
     def _sync_folder(self, op: Op, folder: str, thread: int) -> None:
         if op is Op.SYNC_BEGIN:
@@ -162,15 +166,8 @@ class PowerLoss:
         elif op in Op.SYNCS:
             covered = self._naming_covered.pop(thread, [])
             for naming in covered:
-                self._name(naming)
+                naming.enter(self._durable)
             self._namings = [n for n in self._namings if not any(n is c for c in covered)]
-
-    def _name(self, naming: Naming) -> None:
-        for name, number in naming.names.items():
-            if number is None:
-                self._durable.pop(name, None)
-            else:
-                self._durable[name] = number
 
     def _change(self, op: Op, number: int, change: Change) -> None:
         waiting = self._waiting.setdefault(number, Waiting())
