@@ -37,6 +37,12 @@ class Peer:
     tls: str = ""
     login: str = ""
     """The authenticated user, or the local account that posted."""
+    reverse: str = ""
+    """The name that the address's PTR record gives, where it is not verified (then `name` is "")."""
+    certificate: str = ""
+    """SHA-256 fingerprint of a client certificate, "ab:cd:…"; "" without one."""
+    via: str = ""
+    """The address of the proxy or gateway that told us all this (PROXY protocol, XCLIENT, XFORWARD)."""
 
     def __str__(self) -> str:
         return f"{self.name or 'unknown'}[{self.address}]" if self.address else self.login or self.protocol
@@ -54,6 +60,14 @@ class Options:
     """RET= of MAIL (RFC 3461): "", "FULL" or "HDRS"."""
     envid: str = ""
     """ENVID= of MAIL, still in xtext."""
+    requiretls: bool = False
+    """REQUIRETLS of MAIL (RFC 8689): to be handed on over verified TLS only."""
+    by: float = 0.0
+    """BY= of MAIL (RFC 2852) as a deadline in seconds since 1970; 0 without one."""
+    by_mode: str = ""
+    """What happens at the deadline: "R" (return), "N" (notify), with "T" for a trace; "" without one."""
+    auth: str = ""
+    """AUTH= of MAIL (RFC 4954 §5), still in xtext; only from clients that may say so."""
 
 
 PLAIN = Options()
@@ -172,3 +186,9 @@ class InboundEnvelope:
     options: Options
     trusted: bool
     """Whether the client may send anywhere; only its messages get a missing Date:, Message-ID: or From: added."""
+    hold: str = ""
+    """Why the message goes on hold at once; "" when it does not."""
+    release: float = 0.0
+    """No delivery before this time, seconds since 1970 (RFC 4865); 0 for at once."""
+    header: bytes = b""
+    """Fields that policy adds in front, each with its CR LF."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mailflow.budget import SMALL
-from mailflow.envelope import Content, ContentFile, InboundEnvelope, Message
+from mailflow.envelope import HELD, Content, ContentFile, InboundEnvelope, Message
 from mailflow.errors import QueueError
 from mailflow.flow_parts import FlowParts
 from mailflow.queue import ContentWriter
@@ -113,7 +113,12 @@ class Incoming:
             trusted=envelope.trusted,
             complete=complete,
         )
-        return (*cleaned, *rest) if rest and not isinstance(cleaned, Reply) else cleaned
+        if isinstance(cleaned, Reply):
+            return cleaned
+        if envelope.header:
+            received, head = cleaned
+            return (received, envelope.header, head, *rest)
+        return (*cleaned, *rest) if rest else cleaned
 
     def _spill(self) -> bool:
         """Too large for memory: the content goes to a file from here on."""
@@ -142,6 +147,9 @@ class Incoming:
                 recipient.number = number
         for recipient in recipients:
             recipient.due = now
+        if envelope.hold:
+            for recipient in recipients:
+                recipient.due, recipient.reason = HELD, envelope.hold
         return Message(
             self.id,
             envelope.sender,

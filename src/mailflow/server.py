@@ -24,6 +24,7 @@ from mailflow.envelope import InboundEnvelope, Options, Peer, Recipient
 from mailflow.errors import QueueError, SendError
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
+from mailflow.guards import Guards
 from mailflow.ingress.listener import Listener
 from mailflow.journal import Journal
 from mailflow.net.dns import Resolver as DnsResolver
@@ -48,6 +49,7 @@ class Server:
 
     queue: Queue
     flow: Flow
+    guards: Guards
     scheduler: Scheduler
 
     def __init__(self, settings: Settings, *, deliver: bool = True, log: EventLog | None = None) -> None:
@@ -177,6 +179,9 @@ class Server:
         settings = self.settings
         if not settings.listener:
             return
+        self.guards = Guards(settings)
+        await self.guards.start()
+        self._stack.push_async_callback(self.guards.close)
         self.listener = Listener(
             settings.listener,
             settings.limits,
@@ -185,6 +190,7 @@ class Server:
             recipients=self.resolver,
             intake=self.flow,
             log=self.log,
+            panel=self.guards.panel(),
         )
         await self.listener.start()
         self._stack.push_async_callback(self.listener.close)

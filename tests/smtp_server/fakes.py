@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Profile
-from mailflow.smtp.replies import MAIL_OK, RCPT_OK, RESET_OK, START_DATA
+from mailflow.smtp.replies import MAIL_OK, RCPT_OK, RESET_OK, START_DATA, WELCOME
 from mailflow.smtp.reply import Reply, reply
 from mailflow.smtp.server import ServerCore
 
@@ -36,6 +36,9 @@ class Recorder:
             self.held = answer
             return PENDING
         return answer
+
+    def connect(self) -> Answer:
+        return self._answer("connect", WELCOME)
 
     def hello(self, verb: str, name: str) -> Answer:
         self.events.append(("hello", verb, name))
@@ -70,8 +73,9 @@ class Recorder:
             self.events.append(("abort",))
         self._open = False
 
-    def refused(self, answer: Reply) -> None:
+    def refused(self, answer: Reply) -> bool:
         self.refusals.append(answer)
+        return False
 
 
 def profile(**changes: object) -> Profile:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from mailflow.errors import ConfigError, ConfigProblem
+from mailflow.ingress.asking import Panel
 from mailflow.ingress.connection import Connection, Hall
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.policy import RelayControl
@@ -37,11 +38,12 @@ class Listener:
         recipients: Recipients,
         intake: Intake,
         log: Events,
+        panel: Panel | None = None,
     ) -> None:
-        """`networks` are the clients that may send anywhere (`relay.networks`)."""
+        """`networks` are the clients that may send anywhere (`relay.networks`); `panel`: the guards that are asked."""
         self._listeners = listeners
         control = RelayControl(networks)
-        desk = Desk(recipients, intake, control, log, limits.recipients)
+        desk = Desk(recipients, intake, control, log, limits.recipients, panel=panel)
         stranger, trusted = (make_profile(hostname, limits, trusted=trusted) for trusted in (False, True))
         counts = SessionCounts(limits.sessions, limits.sessions_per_client, control.trusts)
         self._hall = Hall(stranger, trusted, desk, counts)

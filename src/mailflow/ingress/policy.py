@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from mailflow.envelope import Peer
 from mailflow.setting import Network
 from mailflow.smtp.reply import Reply, reply
 
@@ -38,6 +39,10 @@ class RelayControl:
                 self._known.clear()
             known = self._known[client] = self._find(client)
         return known
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether this client may send anywhere: by its address, or because it has logged in."""
+        return bool(peer.login) or self.trusts(peer.address)
 
     def _find(self, client: str) -> bool:
         try:

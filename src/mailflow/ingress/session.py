@@ -3,7 +3,7 @@
 The core (`smtp/server.py`) keeps order and syntax; here is the envelope, and who may send what to whom: sender and
 recipients are checked (`policy.py`), recipients resolved (`ports.Recipients`), the message handed to `ports.Intake`.
 The session talks to its connection through `Wire` only. Everything answers at once except the end of a message, which
-is PENDING until the message is safe on disk.
+is PENDING until the message is safe on disk, and a question that a guard has to wait with (`asking.py`).
 
 Invariants: a message that was begun ends with exactly one of `finish` and `abort`. The client's record (`Peer`) is
 one frozen object, the same for all messages of the session (wish 20).
@@ -11,18 +11,19 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
+from mailflow.ingress.asking import Asked, Panel
 from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
-from mailflow.smtp.replies import MAIL_OK, RCPT_OK, START_DATA
+from mailflow.smtp.replies import DISCARDED, HELLO, MAIL_OK, RCPT_OK, START_DATA, WELCOME
 from mailflow.smtp.reply import Reply, reply
 
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
-HELLO = reply(250, "", "")
 
 # Nearly all mail has one of these; an ENVID is different each time.
 _USUAL_OPTIONS = {
@@ -36,10 +37,18 @@ _USUAL_OPTIONS = {
 class Desk:
     """What all sessions share: whom they ask."""
 
-    __slots__ = ("begin", "is_ours", "log", "recipient_limit", "relay", "resolve", "room")
+    __slots__ = ("begin", "is_ours", "log", "panel", "recipient_limit", "relay", "resolve", "room", "service")
 
     def __init__(
-        self, recipients: Recipients, intake: Intake, relay: RelayControl, log: Events, recipient_limit: int
+        self,
+        recipients: Recipients,
+        intake: Intake,
+        relay: RelayControl,
+        log: Events,
+        recipient_limit: int,
+        *,
+        panel: Panel | None = None,
+        service: str = "smtp",
     ) -> None:
         # The questions themselves, looked up once and not for every command.
         self.resolve, self.is_ours = recipients.resolve, recipients.is_ours
@@ -47,6 +56,8 @@ class Desk:
         self.relay = relay
         self.log = log
         self.recipient_limit = recipient_limit
+        self.panel = panel or Panel()
+        self.service = service
 
 
 class Wire(Protocol):
@@ -65,28 +76,31 @@ class Wire(Protocol):
         ...
 
 
-class Session:
-    """Implements `smtp.handler.Handler` for one connection."""
+class Session(Asked):
+    """Implements `smtp.handler.Handler` for one connection; it is the guards' `verdict.Situation`."""
 
     __slots__ = (
         "_answer",
-        "_asked",
         "_desk",
         "_finishing",
         "_holding",
         "_incoming",
-        "_params",
+        "_opening",
         "_peer",
         "_port",
-        "_recipients",
-        "_sender",
+        "_size",
         "_wire",
         "address",
         "messages",
+        "params",
+        "recipient",
+        "recipients",
+        "sender",
         "trusted",
     )
 
     def __init__(self, desk: Desk, wire: Wire, address: str, port: int) -> None:
+        super().__init__(desk.panel)
         self._desk = desk
         self._wire: Wire | None = wire
         self.address = address
@@ -97,19 +111,22 @@ class Session:
         """Whether this client may send anywhere."""
         self.messages = 0
         """Messages accepted so far."""
-        self._sender: str | None = None
-        self._params = NO_MAIL_PARAMS
-        self._recipients: list[Recipient] = []
+        self.sender: str | None = None
+        self.params = NO_MAIL_PARAMS
+        self.recipients: list[Recipient] = []
+        self.recipient = ""
+        """The recipient being decided on."""
+        self._size = 0
+        self._opening = False
+        """MAIL is being decided on, or was refused."""
         self._incoming: Incoming | None = None
         self._holding = False
         """The connection was told to read no more."""
         self._finishing = False
         self._answer: Reply | None = None
-        self._asked = ""
-        """The recipient being decided on, for the log."""
 
     def __repr__(self) -> str:
-        return f"<Session {self.client} from={self._sender!r} recipients={len(self._recipients)}>"
+        return f"<Session {self.client} from={self.sender!r} recipients={len(self.recipients)}>"
 
     @property
     def peer(self) -> Peer:
@@ -121,12 +138,48 @@ class Session:
         """The client as the log shows it."""
         return str(self._peer) if self._peer else f"unknown[{self.address}]"
 
+    @property
+    def service(self) -> str:
+        """The name of the listener."""
+        return self._desk.service
+
+    @property
+    def size(self) -> int:
+        """The message's size in bytes as far as it has come; before it comes, the announced one."""
+        return self._size or self.params.size or 0
+
+    def identify(self, **changes: Any) -> None:
+        """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
+        self._peer = peer = replace(self.peer, **changes)
+        self.address = peer.address
+        self.trusted = self._desk.relay.admits(peer)
+
+    def event(self, name: str, /, level: int = 20, **fields: object) -> None:
+        """Logs an event with the client and, in a transaction, the envelope."""
+        peer = self.peer
+        about: dict[str, Any] = {"client": str(peer), "proto": peer.protocol}
+        if peer.helo:
+            about["helo"] = peer.helo
+        if self.sender is not None:
+            about["from_"] = self.sender
+        if self.recipient:
+            about["to"] = self.recipient
+        self._desk.log.event(name, level=level, **about, **fields)
+
     def closed(self) -> None:
         """The connection is gone; an answer that is still to come has nobody to hear it."""
+        self.stop_asking()
         self.reset()
         self._wire = None
+        for watcher in self._panel.watchers:
+            watcher.closed(self)
 
     # The core's questions, in the order of a conversation
+
+    def connect(self) -> Answer:
+        """Lets the client in, unless a guard minds."""
+        questions = self._panel.connect
+        return self._ask(questions, lambda: WELCOME) if questions else WELCOME
 
     def hello(self, verb: str, name: str) -> Answer:
         """Notes the client's name."""
@@ -135,70 +188,106 @@ class Session:
         if old is None:
             self._peer = Peer(self.address, self._port, "", name, protocol)
         elif name != old.helo or protocol != old.protocol:
-            self._peer = Peer(old.address, old.port, old.name, name, protocol, old.tls, old.login)
-        return HELLO
+            self._peer = replace(old, helo=name, protocol=protocol)
+        questions = self._panel.helo
+        return self._ask(questions, lambda: HELLO) if questions else HELLO
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""
+        self.sender = sender
+        self.params = params
+        self.recipients = []
+        self._marks = None
         refusal = self._desk.room(0 if params is NO_MAIL_PARAMS else params.size or 0)
         if refusal is None and not self.trusted:
             refusal = check_sender(sender)
         if refusal is not None:
+            self._opening = True
             return refusal
-        self._sender = sender
-        self._params = params
-        self._recipients = []
+        questions = self._panel.mail
+        if questions:
+            self._opening = True
+            return self._ask(questions, self._open)
+        return MAIL_OK
+
+    def _open(self) -> Reply:
+        self._opening = False
         return MAIL_OK
 
     def rcpt(self, recipient: str, params: RcptParams) -> Answer:
         """One recipient more, if it exists and this client may write to it (wish 5)."""
-        desk, recipients = self._desk, self._recipients
-        if len(recipients) >= desk.recipient_limit:
-            return self._refuse(recipient, TOO_MANY_RECIPIENTS)
+        desk = self._desk
+        self.recipient = recipient
+        if len(self.recipients) >= desk.recipient_limit:
+            return TOO_MANY_RECIPIENTS
         trusted = self.trusted
         if not trusted:
             refusal = check_recipient(recipient)
             if refusal is not None:
-                return self._refuse(recipient, refusal)
+                return refusal
         route = desk.resolve(recipient)
         if not isinstance(route, Route):
-            return self._refuse(recipient, Reply(route.code, route.status, (route.text,)))
+            return Reply(route.code, route.status, (route.text,))
         if not trusted and route.transport != "local" and not desk.is_ours(recipient):
-            return self._refuse(recipient, RELAY_DENIED)
+            return RELAY_DENIED
+        questions = self._panel.rcpt
+        if questions:
+            return self._ask(questions, lambda: self._take(recipient, params, route))
+        return self._take(recipient, params, route)
+
+    def _take(self, recipient: str, params: RcptParams, route: Route) -> Reply:
         address = route.recipient
         original = "" if address == recipient else recipient
         if params is NO_RCPT_PARAMS:
-            recipients.append(Recipient(0, address, route.destination, original))
+            self.recipients.append(Recipient(0, address, route.destination, original))
         else:
-            recipients.append(Recipient(0, address, route.destination, original, params.orcpt, params.notify))
+            self.recipients.append(Recipient(0, address, route.destination, original, params.orcpt, params.notify))
+        self.recipient = ""
         return RCPT_OK
 
     def data(self) -> Answer:
         """The envelope is complete; a message is about to come."""
-        peer, params, options = self._peer or self.peer, self._params, PLAIN
+        questions = self._panel.data
+        return self._ask(questions, self._begin) if questions else self._begin()
+
+    def _begin(self) -> Answer:
+        peer, params, options, marks = self._peer or self.peer, self.params, PLAIN, self._marks
         if params is not NO_MAIL_PARAMS:
             peer, options = self._asked_for(params)
-        envelope = InboundEnvelope(peer, self._sender or "", self._recipients, options, self.trusted)
+        envelope = InboundEnvelope(peer, self.sender or "", self.recipients, options, self.trusted)
+        if marks is not None:
+            envelope.hold, envelope.header = marks.hold, marks.header
         incoming = self._desk.begin(envelope)
         if isinstance(incoming, Reply):
             return incoming
         self._incoming = incoming
+        self._size = 0
         incoming.on_drain = self._drained
         return START_DATA
 
     def chunk(self, data: bytes) -> None:
         """Some bytes of the message."""
         incoming = self._incoming
-        if incoming is not None and not incoming.write(data) and self._wire is not None:
-            self._holding = True
-            self._wire.hold()
+        if incoming is not None:
+            self._size += len(data)
+            if not incoming.write(data) and self._wire is not None:
+                self._holding = True
+                self._wire.hold()
 
     def end(self) -> Answer:
         """The message is complete; it is answered for when it is safe."""
-        incoming = self._incoming
+        questions = self._panel.end
+        return self._ask(questions, self._hand_over) if questions else self._hand_over()
+
+    def _hand_over(self) -> Answer:
+        incoming, marks = self._incoming, self._marks
         if incoming is None:  # not possible: the core asks only after 354
             return reply(451, "4.3.0", "No message")
-        self._incoming = self._sender = self._answer = None
+        if marks is not None and marks.discard:
+            self.event("discard")
+            self.reset()
+            return DISCARDED
+        self._incoming = self.sender = self._answer = None
         if self._holding:
             self._drained()
         self._finishing = True
@@ -208,7 +297,7 @@ class Session:
 
     def reset(self) -> None:
         """The transaction is forgotten."""
-        self._sender = None
+        self.sender = None
         incoming = self._incoming
         if incoming is not None:
             self._incoming = None
@@ -217,17 +306,22 @@ class Session:
             if self._holding:
                 self._drained()
 
-    def refused(self, answer: Reply) -> None:
-        """Logs a refusal, whoever decided it."""
-        peer = self.peer
-        fields: dict[str, Any] = {"client": str(peer), "proto": peer.protocol}
-        if peer.helo:
-            fields["helo"] = peer.helo
-        if self._sender is not None:
-            fields["from_"] = self._sender
-        if self._asked:
-            fields["to"], self._asked = self._asked, ""
-        self._desk.log.event("reject", **fields, reason=answer.text)
+    def refused(self, answer: Reply) -> bool:
+        """Logs a refusal, whoever decided it; a message that was complete is forgotten."""
+        verdict, closing = self._verdict, self._closing
+        why: dict[str, Any] = {}
+        if verdict is not None:
+            self._verdict, self._closing = None, False
+            why = {key: text for key, text in (("rule", verdict.rule), ("why", verdict.reason)) if text}
+        self.event("reject", reason=answer.text, **why)
+        for watcher in self._panel.watchers:
+            watcher.refused(self, answer)
+        self.recipient = ""
+        if self._incoming is not None:
+            self.reset()
+        elif self._opening:
+            self._opening, self.sender = False, None
+        return closing
 
     # Helpers
 
@@ -236,20 +330,22 @@ class Session:
         peer = self.peer
         if params.smtputf8:
             # RFC 6531 §4.3: the word for this message only.
-            peer = Peer(peer.address, peer.port, peer.name, peer.helo, "UTF8SMTP", peer.tls, peer.login)
+            peer = replace(peer, protocol="UTF8SMTP")
         wishes = params[1:]
         return peer, _USUAL_OPTIONS.get(wishes) or Options(*wishes)
-
-    def _refuse(self, recipient: str, answer: Reply) -> Reply:
-        self._asked = recipient
-        return answer
 
     def _finished(self, answer: Reply) -> None:
         if answer.code < 400:
             self.messages += 1
+            for watcher in self._panel.watchers:
+                watcher.accepted(self)
         if self._finishing:
             self._answer = answer
         elif self._wire is not None:
+            self._wire.answer(answer)
+
+    def _decided(self, answer: Reply) -> None:
+        if self._wire is not None:
             self._wire.answer(answer)
 
     def _drained(self) -> None:

@@ -64,7 +64,7 @@ class Conversation:
         self._handler = handler
         self._scanner: DataScanner | None = None
         """Made when a message does not come in one piece."""
-        self.out: list[bytes] = [profile.greeting]
+        self.out: list[bytes] = []
         """The replies of this flight. The shell writes them and empties it, as `take` does."""
         self.input = b""
         """Input that waits: the beginning of a line, or what stands behind a pending answer."""
@@ -82,6 +82,11 @@ class Conversation:
         """EHLO, not HELO, was said last."""
         self.utf8 = False
         """MAIL asked for SMTPUTF8."""
+        answer = handler.connect()
+        if answer is PENDING:
+            self._then = Conversation._opened
+        else:
+            self._opened(answer)
 
     # Replies
 
@@ -97,8 +102,7 @@ class Conversation:
             self.errors += 1
             if self.errors >= self._profile.errors:
                 answer = replies.TOO_MANY_ERRORS
-        self._handler.refused(answer)
-        if answer.code == 421:
+        if self._handler.refused(answer) or answer.code == 421:
             self.abandon()
         return answer
 
@@ -120,6 +124,13 @@ class Conversation:
         self._then = None
 
     # The verbs, in the order of a conversation
+
+    def _opened(self, answer: Reply) -> None:
+        if answer.code == 220:
+            self.out.append(self._profile.greeting)
+        else:
+            self._say(answer)
+            self.abandon()
 
     def _ehlo(self, rest: str) -> None:
         self._hello("EHLO", rest)

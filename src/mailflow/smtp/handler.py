@@ -43,6 +43,10 @@ Answer = Reply | Literal[Pending.PENDING]
 class Handler(Protocol):
     """Decides for one session. All methods return at once; none raises."""
 
+    def connect(self) -> Answer:
+        """A client has come. Code 220 lets it in, and the core writes its own greeting; any other ends the session."""
+        ...
+
     def hello(self, verb: str, name: str) -> Answer:
         """EHLO or HELO. For code 250 the core writes its own reply, with the extensions for EHLO."""
         ...
@@ -71,8 +75,8 @@ class Handler(Protocol):
         """Forget the transaction, a message that has begun included. May be called when there is none."""
         ...
 
-    def refused(self, answer: Reply) -> None:
-        """A command or message was refused, by the core or by the handler itself; for the log."""
+    def refused(self, answer: Reply) -> bool:
+        """A command or message was refused, by the core or by the handler itself. True ends the session with this reply."""
         ...
 
 

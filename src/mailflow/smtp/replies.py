@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from mailflow.smtp.reply import Reply, reply
 
+WELCOME = reply(220, "", "")
+HELLO = reply(250, "", "")
 MAIL_OK = reply(250, "2.1.0", "Ok")
 RCPT_OK = reply(250, "2.1.5", "Ok")
 RESET_OK = reply(250, "2.0.0", "Ok")
@@ -34,6 +36,10 @@ TOO_MUCH_JUNK = reply(450, "4.7.0", "Too many commands without a message")
 # RFC 6531 §3.5
 SENDER_NOT_ASCII = reply(553, "5.6.7", "Sender address is not ASCII and SMTPUTF8 was not requested")
 RECIPIENT_NOT_ASCII = reply(553, "5.6.7", "Recipient address is not ASCII and SMTPUTF8 was not requested")
+
+POLICY_FAILED = reply(451, "4.3.0", "Policy check failed, try again later")
+POLICY_TIMED_OUT = reply(451, "4.7.1", "Policy check took too long, try again later")
+DISCARDED = reply(250, "2.0.0", "Ok")
 
 # RFC 5321 §3.8: 421 may answer any command.
 TOO_MANY_ERRORS = reply(421, "4.7.0", "Too many errors")

@@ -1,0 +1,33 @@
+"""Which guards a server has: the policy of its listeners, put together from the settings.
+
+The order is that of asking: abuse control, then the policy's rules, then an embedding program's hooks. A guard that
+the settings do not ask for is not made, so that it costs nothing.
+"""
+
+from __future__ import annotations
+
+from mailflow.ingress.asking import Panel
+from mailflow.ingress.verdict import Guard, Watcher
+from mailflow.settings import Settings
+
+
+class Guards:
+    """All guards of one server, and what they need."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._guards: list[Guard] = []
+        self._watchers: list[Watcher] = []
+
+    def __repr__(self) -> str:
+        return f"<Guards {self._guards}>"
+
+    async def start(self) -> None:
+        """Opens what guards need. Raises ConfigError."""
+
+    async def close(self) -> None:
+        """Closes it again."""
+
+    def panel(self) -> Panel:
+        """The questions for the sessions of a listener."""
+        return Panel(self._guards, self._watchers)
