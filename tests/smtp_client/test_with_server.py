@@ -3,7 +3,7 @@
 import pytest
 
 from mailflow.smtp.client import Client
-from mailflow.smtp.handler import Profile
+from mailflow.smtp.profile import Profile
 from mailflow.smtp.reply import reply
 from mailflow.smtp.server import ServerCore
 from mailflow.smtp.transaction import Parameters, State, Transaction

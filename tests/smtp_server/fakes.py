@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mailflow.smtp.commands import MailParams, RcptParams
-from mailflow.smtp.handler import PENDING, Answer, Profile
-from mailflow.smtp.replies import MAIL_OK, RCPT_OK, RESET_OK, START_DATA, WELCOME
+from mailflow.smtp.handler import PENDING, Answer
+from mailflow.smtp.profile import Profile
+from mailflow.smtp.replies import (
+    AUTH_FAILED,
+    AUTH_OK,
+    MAIL_OK,
+    RCPT_OK,
+    RESET_OK,
+    START_DATA,
+    START_TLS,
+    WELCOME,
+    challenge,
+)
 from mailflow.smtp.reply import Reply, reply
 from mailflow.smtp.server import ServerCore
 
@@ -43,6 +54,25 @@ class Recorder:
     def hello(self, verb: str, name: str) -> Answer:
         self.events.append(("hello", verb, name))
         return self._answer("hello", RESET_OK)
+
+    def starttls(self) -> Answer:
+        self.events.append(("starttls",))
+        return self._answer("starttls", START_TLS)
+
+    def auth(self, mechanism: str, initial: bytes | None) -> Answer:
+        self.events.append(("auth", mechanism, initial))
+        return self._answer("auth", challenge(b"who?") if initial is None else self._login(initial))
+
+    def auth_response(self, data: bytes) -> Answer:
+        self.events.append(("response", data))
+        return self._answer("auth", self._login(data))
+
+    def _login(self, data: bytes) -> Reply:
+        """`more` is asked on, `me` is let in."""
+        return challenge(b"") if data == b"more" else AUTH_OK if data == b"me" else AUTH_FAILED
+
+    def auth_cancelled(self) -> None:
+        self.events.append(("cancelled",))
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         self.events.append(("mail", sender, params))

@@ -19,7 +19,7 @@ from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.session import Desk, Session
 from mailflow.net.turn import Turn
 from mailflow.smtp import replies
-from mailflow.smtp.handler import Profile
+from mailflow.smtp.profile import Profile
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
 

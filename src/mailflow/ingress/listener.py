@@ -22,7 +22,7 @@ from mailflow.ingress.session import Desk
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.ingress.timers import SessionTimer
 from mailflow.setting import Endpoint, Network
-from mailflow.smtp.handler import Profile
+from mailflow.smtp.profile import Profile
 
 
 class Listener:

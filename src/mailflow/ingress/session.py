@@ -20,7 +20,7 @@ from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient,
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
-from mailflow.smtp.replies import DISCARDED, HELLO, MAIL_OK, RCPT_OK, START_DATA, WELCOME
+from mailflow.smtp.replies import AUTH_UNAVAILABLE, DISCARDED, HELLO, MAIL_OK, RCPT_OK, START_DATA, START_TLS, WELCOME
 from mailflow.smtp.reply import Reply, reply
 
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
@@ -191,6 +191,21 @@ class Session(Asked):
             self._peer = replace(old, helo=name, protocol=protocol)
         questions = self._panel.helo
         return self._ask(questions, lambda: HELLO) if questions else HELLO
+
+    def starttls(self) -> Answer:
+        """Asked only where the listener's profile has TLS."""
+        return START_TLS
+
+    def auth(self, mechanism: str, initial: bytes | None) -> Answer:  # noqa: ARG002
+        """Asked only where the listener's profile offers mechanisms."""
+        return AUTH_UNAVAILABLE
+
+    def auth_response(self, data: bytes) -> Answer:  # noqa: ARG002
+        """The client's answer to a challenge."""
+        return AUTH_UNAVAILABLE
+
+    def auth_cancelled(self) -> None:
+        """The exchange came to nothing."""
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""

@@ -3,14 +3,16 @@
 `ServerCore` (server.py) makes commands of bytes and calls the verbs; nothing here sees a byte of input. A verb asks the
 handler and answers in `out`, or, when the handler says PENDING, leaves in `_then` what the answer is to be given to.
 
-Invariants: each command gets exactly one reply, and each refusal is counted and told to the handler. STARTTLS and AUTH will
-be further verbs whose PENDING answers switch the transport or the handler's mind. Policy and hooks live in the handler.
+Here are the verbs of RFC 5321; those of extensions are in verbs_*.py, each a further part of `ServerCore`.
+
+Invariants: each command gets exactly one reply, and each refusal is counted and told to the handler. Policy and hooks
+live in the handler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_path
@@ -23,7 +25,8 @@ from mailflow.smtp.commands import (
     parse_rcpt_params,
 )
 from mailflow.smtp.data import TOO_BIG, DataScanner
-from mailflow.smtp.handler import PENDING, Handler, Profile, State
+from mailflow.smtp.handler import PENDING, Answer, Handler, State
+from mailflow.smtp.profile import Profile
 from mailflow.smtp.replies import wire
 from mailflow.smtp.reply import Reply
 
@@ -37,7 +40,6 @@ _START, _READY, _MAIL, _RCPT, _DATA = State
 # What a message without trouble is answered with: a handler gives these very objects, and their bytes are known.
 _MAIL_OK, _MAIL_OK_BYTES = replies.MAIL_OK, replies.MAIL_OK.encode()
 _RCPT_OK, _RCPT_OK_BYTES = replies.RCPT_OK, replies.RCPT_OK.encode()
-_START_DATA, _START_DATA_BYTES = replies.START_DATA, replies.START_DATA.encode()
 
 
 class Conversation:
@@ -48,14 +50,19 @@ class Conversation:
         "_profile",
         "_scanner",
         "_skipping",
+        "_taker",
         "_then",
+        "_tls",
+        "authenticated",
         "closing",
+        "dropped",
         "errors",
         "extended",
         "input",
         "junk",
         "out",
         "state",
+        "upgrading",
         "utf8",
     )
 
@@ -70,8 +77,10 @@ class Conversation:
         """Input that waits: the beginning of a line, or what stands behind a pending answer."""
         self._skipping = False
         """The rest of a line that was too long is being thrown away."""
-        self._then: Callable[[Conversation, Reply], None] | None = None
+        self._then: Callable[[Any, Reply], None] | None = None
         """What to do with the pending answer."""
+        self._taker: Callable[[Any, bytes], int] | None = None
+        """Who takes the input when it is not command lines; gives the index behind what it took, -1 for all."""
         self.state = _START
         self.closing = False
         self.errors = 0
@@ -82,6 +91,14 @@ class Conversation:
         """EHLO, not HELO, was said last."""
         self.utf8 = False
         """MAIL asked for SMTPUTF8."""
+        self.authenticated = False
+        """AUTH has succeeded."""
+        self.upgrading = False
+        """STARTTLS was granted: the shell writes what is left, does the handshake, and calls `secured`."""
+        self.dropped = 0
+        """Bytes that came in the clear behind STARTTLS, and were dropped."""
+        self._tls = False
+        """STARTTLS has succeeded."""
         answer = handler.connect()
         if answer is PENDING:
             self._then = Conversation._opened
@@ -122,6 +139,19 @@ class Conversation:
         self.closing = True
         self.input = b""
         self._then = None
+
+    def _hear(self, answer: Answer, then: Callable[[Any, Reply], None]) -> None:
+        """Gives the handler's answer to `then`, at once or when it comes."""
+        if answer is PENDING:
+            self._then = then
+        else:
+            then(self, answer)
+
+    def _restart(self) -> None:
+        """The session begins anew; the client is forgotten, but not its errors."""
+        self._forget()
+        self.state = _START
+        self.extended = self.authenticated = False
 
     # The verbs, in the order of a conversation
 
@@ -259,44 +289,6 @@ class Conversation:
             self.state = _RCPT
         self._say(answer)
 
-    def _data(self, rest: str) -> None:
-        if rest and rest.strip(" "):
-            self._say(replies.NO_PARAMETERS)
-            return
-        if self.state is not _RCPT:
-            out_of_order = {_START: replies.HELO_FIRST, _READY: replies.MAIL_FIRST, _MAIL: replies.RCPT_FIRST}
-            self._say(out_of_order[self.state])
-            return
-        answer = self._handler.data()
-        if answer is _START_DATA:
-            self.state, self._scanner = _DATA, None
-            self.out.append(_START_DATA_BYTES)
-        elif answer is PENDING:
-            self._then = Conversation._data_allowed
-        else:
-            self._data_allowed(answer)
-
-    def _data_allowed(self, answer: Reply) -> None:
-        if answer.code == 354:
-            self.state, self._scanner = _DATA, None
-        self._say(answer)
-
-    def _end(self) -> None:
-        """The final dot has come."""
-        answer = self._handler.end()
-        if answer is PENDING:
-            self._then = Conversation._ended
-        else:
-            self._ended(answer)
-
-    def _ended(self, answer: Reply) -> None:
-        self.state = _READY
-        if answer.code >= 400:
-            self._say(answer)
-        else:
-            self.errors = self.junk = 0
-            self.out.append(wire(answer))
-
     def _rset(self, rest: str) -> None:
         if rest.strip(" "):
             self._say(replies.NO_PARAMETERS)
@@ -343,12 +335,11 @@ class Conversation:
         self._say(replies.TOO_MUCH_JUNK)
         return True
 
-    _VERBS: ClassVar[dict[str, Callable[[Conversation, str], None]]] = {
+    VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {
         "EHLO": _ehlo,
         "HELO": _helo,
         "MAIL": _mail,
         "RCPT": _rcpt,
-        "DATA": _data,
         "RSET": _rset,
         "NOOP": _noop,
         "VRFY": _vrfy,

@@ -1,4 +1,4 @@
-"""What the server core needs from outside: the `Handler` that decides, and the `Profile` that all its sessions share.
+"""What the server core needs from outside: the `Handler` that decides. (The limits are in profile.py.)
 
 A handler answers each question with a `Reply`, or with `PENDING` when it has to wait for something; the core then asks
 nothing more until `ServerCore.resume` brings the reply. Hooks, AUTH and policy are handlers' work; the core keeps the
@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Literal, Protocol
 
 from mailflow.smtp.commands import MailParams, RcptParams
-from mailflow.smtp.data import WholeMessages
 from mailflow.smtp.reply import Reply
 
 
@@ -51,6 +50,25 @@ class Handler(Protocol):
         """EHLO or HELO. For code 250 the core writes its own reply, with the extensions for EHLO."""
         ...
 
+    def starttls(self) -> Answer:
+        """The client asks for TLS. Code 220 grants it: the core then takes no input until `ServerCore.secured`."""
+        ...
+
+    def auth(self, mechanism: str, initial: bytes | None) -> Answer:
+        """AUTH with a mechanism that is offered, in upper case; `initial` is the client's first response, None without.
+
+        Code 334 (`replies.challenge`) asks for more, 235 lets the client in, any other ends the exchange (RFC 4954).
+        """
+        ...
+
+    def auth_response(self, data: bytes) -> Answer:
+        """The client's answer to the last challenge, decoded. Answered like `auth`."""
+        ...
+
+    def auth_cancelled(self) -> None:
+        """The exchange is over before its end: cancelled, malformed, or the line too long. The core has the reply."""
+        ...
+
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins; "" is the null sender. Code 250 accepts."""
         ...
@@ -78,44 +96,3 @@ class Handler(Protocol):
     def refused(self, answer: Reply) -> bool:
         """A command or message was refused, by the core or by the handler itself. True ends the session with this reply."""
         ...
-
-
-class Profile:
-    """What all sessions of a listener share: limits, and replies that hold the host's name."""
-
-    __slots__ = (
-        "command_line",
-        "data_line",
-        "ehlo",
-        "errors",
-        "greeting",
-        "helo",
-        "junk_commands",
-        "message_size",
-        "normalise",
-        "whole_messages",
-    )
-
-    def __init__(
-        self,
-        hostname: str,
-        *,
-        message_size: int,
-        command_line: int = 2048,
-        data_line: int = 65536,
-        errors: int = 20,
-        junk_commands: int = 100,
-        normalise: bool = False,
-    ) -> None:
-        """Sizes in bytes; for their meaning see `LimitsSettings`."""
-        self.message_size = message_size
-        self.command_line = command_line
-        self.data_line = data_line
-        self.errors = errors
-        self.junk_commands = junk_commands
-        self.normalise = normalise
-        self.whole_messages = WholeMessages(message_size, data_line)
-        self.greeting = Reply(220, "", (f"{hostname} ESMTP mailflow",)).encode()
-        self.helo = Reply(250, "", (hostname,)).encode()
-        extensions = ("PIPELINING", f"SIZE {message_size}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
-        self.ehlo = Reply(250, "", (hostname, *extensions)).encode()

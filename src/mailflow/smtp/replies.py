@@ -6,6 +6,8 @@ bytes of the three usual ones. Greeting, EHLO and 354 have no enhanced status co
 
 from __future__ import annotations
 
+import binascii
+
 from mailflow.smtp.reply import Reply, reply
 
 WELCOME = reply(220, "", "")
@@ -18,6 +20,22 @@ BYE = reply(221, "2.0.0", "Bye")
 # RFC 5321 §3.5.3: neither confirmed nor denied.
 CANNOT_VERIFY = reply(252, "2.1.5", "Cannot VRFY user, but will accept message and attempt delivery")
 HELP = reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT", "See RFC 5321")
+
+START_TLS = reply(220, "2.0.0", "Ready to start TLS")
+TLS_UNAVAILABLE = reply(454, "4.7.0", "TLS not available due to temporary reason")  # RFC 3207 §4
+TLS_ACTIVE = reply(503, "5.5.1", "TLS is active already")
+# RFC 4954 §6 and §4
+AUTH_OK = reply(235, "2.7.0", "Authentication successful")
+AUTH_FAILED = reply(535, "5.7.8", "Authentication credentials invalid")
+AUTH_UNAVAILABLE = reply(454, "4.7.0", "Temporary authentication failure")
+AUTH_LINE_TOO_LONG = reply(500, "5.5.6", "Authentication exchange line is too long")
+AUTH_CANCELLED = reply(501, "5.0.0", "Authentication cancelled")
+AUTH_SYNTAX = reply(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
+AUTHENTICATED = reply(503, "5.5.1", "Already authenticated")
+NOT_BASE64 = reply(501, "5.5.2", "Not valid base64")
+NO_MECHANISM = reply(504, "5.5.4", "Authentication mechanism not offered")
+TLS_FIRST = reply(538, "5.7.11", "Encryption required for this authentication mechanism")
+NOT_IN_TRANSACTION = reply(503, "5.5.1", "Not allowed during a mail transaction")
 
 UNKNOWN_COMMAND = reply(500, "5.5.2", "Command not recognized")
 NOT_IMPLEMENTED = reply(502, "5.5.1", "Command not implemented")
@@ -51,8 +69,6 @@ WRONG_PROTOCOL = reply(421, "4.7.0", "This is an SMTP server")
 
 NOT_OFFERED = {
     # Known to the standards (RFC 5321 §4.2.4); an extension that comes has a method in the core instead.
-    "STARTTLS": NOT_IMPLEMENTED,
-    "AUTH": NOT_IMPLEMENTED,
     "BDAT": NOT_IMPLEMENTED,
     "ETRN": NOT_IMPLEMENTED,
     "EXPN": NOT_IMPLEMENTED,
@@ -70,6 +86,11 @@ def wire(answer: Reply) -> bytes:
     if len(lines) == 1 and status:  # by far the most
         return f"{code} {status} {lines[0]}\r\n".encode(errors="surrogateescape")
     return answer.encode()
+
+
+def challenge(data: bytes) -> Reply:
+    """What asks an AUTH client for its next response (RFC 4954 §4): 334 with the challenge in base64."""
+    return Reply(334, "", (binascii.b2a_base64(data, newline=False).decode(),))
 
 
 def blames_client(answer: Reply) -> bool:

@@ -9,24 +9,30 @@ writes what is left and closes; further input is ignored.
 Invariants: each command gets exactly one reply, in order. Only CR LF ends a command. The result is the same for every
 split of the input. Kept input is bounded by `command_line`, or, while pending, by the shell.
 
-The verbs are in conversation.py, one method each; here bytes become commands and contents. CHUNKING (BDAT) will be a
-further state beside DATA. This module knows no addresses of ours, no queue, and no time; who stalls is noticed by the shell (`fail`).
+The verbs are in conversation.py and verbs_*.py, one method each; here bytes become commands. What is no command line
+(messages, AUTH responses) is handed to whoever a verb has left in `_taker`. This module knows no addresses of ours, no
+queue, and no time; who stalls is noticed by the shell (`fail`). After STARTTLS was granted, `upgrading` is true: the
+shell writes what is left, does the handshake and calls `secured`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, ClassVar
+
 from mailflow.smtp import replies
 from mailflow.smtp.commands import USUAL_MAIL, USUAL_RCPT, decode_line, usual_path
 from mailflow.smtp.conversation import Conversation
-from mailflow.smtp.data import DataScanner
 from mailflow.smtp.handler import State
 from mailflow.smtp.reply import Reply
+from mailflow.smtp.verbs_content import RECEIVE, ContentVerbs
+from mailflow.smtp.verbs_security import SecurityVerbs
 
 # A global is found faster than an enum's member, and every command asks.
 _START, _READY, _MAIL, _RCPT, _DATA = State
 
 
-class ServerCore(Conversation):
+class ServerCore(SecurityVerbs, ContentVerbs):
     """One session."""
 
     __slots__ = ()
@@ -47,15 +53,14 @@ class ServerCore(Conversation):
             self.input = b""
         if self._then is not None:
             self.input = data
-        elif self.state is _DATA:
-            if not self._whole_message(data):
-                self._run(data)
-        else:
+        elif self._taker is None:
             line, newline, rest = data.partition(b"\r\n")
             if newline and not rest:  # one command and no more, as of a client that waits for each reply
                 self._line(line)
             else:
                 self._run(data)
+        elif self._taker is not RECEIVE or not self._whole_message(data):
+            self._run(data)
 
     def resume(self, answer: Reply) -> None:
         """Gives the answer that was pending and goes on with the input that has waited. Ignored when none is pending."""
@@ -86,7 +91,7 @@ class ServerCore(Conversation):
     @property
     def between(self) -> bool:
         """Whether the session can be ended without breaking a transaction."""
-        return self._then is None and (self.state is _READY or self.state is _START)
+        return self._then is None and self._taker is None and (self.state is _READY or self.state is _START)
 
     # From bytes to commands
 
@@ -94,8 +99,9 @@ class ServerCore(Conversation):
         size = len(data)
         start = 0
         while start < size:
-            if self.state is _DATA:
-                end = self._receive(data[start:] if start else data)
+            taker = self._taker
+            if taker is not None:
+                end = taker(self, data[start:] if start else data)
                 if end < 0:
                     return
                 start += end
@@ -156,33 +162,8 @@ class ServerCore(Conversation):
         else:
             method(self, rest)
 
-    def _whole_message(self, data: bytes) -> bool:
-        """The short way for a message that comes in one piece; False when it must go the long way."""
-        message = self._profile.whole_messages.take(data) if self._scanner is None else None
-        if message is None:
-            return False
-        self._handler.chunk(message)
-        self._end()
-        return True
-
-    def _receive(self, data: bytes) -> int:
-        """Message bytes; gives the index behind the final dot, or -1."""
-        scanner = self._scanner
-        if scanner is None:
-            profile = self._profile
-            scanner = DataScanner(profile.message_size, profile.data_line, normalise=profile.normalise)
-            self._scanner = scanner
-        refused = scanner.trouble
-        piece, end = scanner.feed(data)
-        if scanner.trouble is not None:
-            if refused is None:
-                self._handler.reset()  # at once, so that nothing more is kept for it
-            if end >= 0:
-                self.state = _READY
-                self._say(scanner.trouble)
-            return end
-        if piece:
-            self._handler.chunk(piece)
-        if end >= 0:
-            self._end()
-        return end
+    _VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {
+        **Conversation.VERBS,
+        **SecurityVerbs.VERBS,
+        **ContentVerbs.VERBS,
+    }
