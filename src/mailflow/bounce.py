@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from mailflow.cleanup import format_date, header_end
 from mailflow.envelope import Message, Options
 from mailflow.report import Action, DeliveryReport
-from mailflow.setting import Section, Size, setting
+from mailflow.setting import Duration, Section, Size, setting
 
 
 class BounceSettings(Section):
@@ -32,6 +32,10 @@ class BounceSettings(Section):
     """A message larger than this comes back as its header only; a header is cut to this size."""
     from_address: str = setting("")
     """The address in the From: field; default: MAILER-DAEMON at the server's host name."""
+    delay_after: Duration = setting("4h", postfix="delay_warning_time")
+    """How late a message is when its sender hears that it has not been delivered yet; it is tried on. 0: never."""
+    delay_to: Literal["asked", "all"] = setting("asked")
+    """Who hears of delays: senders who asked (NOTIFY=DELAY), or all but those who declined."""
     double_bounce_user: str = setting("double-bounce", postfix="double_bounce_sender")
     """Mail from this user at the server's host name is never reported back."""
 
@@ -156,7 +160,7 @@ def bounce_options(message: Message, content: bytes) -> Options:
     """What the envelope of a report must ask for: `content` is what `bounce` returned for `message`."""
     part = content.find(_PART)
     utf8 = not message.sender.isascii() or content.startswith(b"Content-Type: message/global", part + len(_PART))
-    return Options(body="" if content.isascii() else "8BITMIME", smtputf8=utf8)
+    return Options("" if content.isascii() else "8BITMIME", utf8, requiretls=message.options.requiretls)
 
 
 # The text for people (wish 24)
@@ -287,6 +291,9 @@ def _include(
     RET= decides for failures; other reports bring the header back (RFC 3461 §6.2).
     """
     asked = {"FULL": "message", "HDRS": "headers"}.get(message.options.ret, settings.include)
+    options = message.options
+    if options.requiretls or options.body == "BINARYMIME":  # RFC 8689 §5; a report has lines
+        asked = "headers"
     if kind is Action.FAILED and asked == "message" and complete and len(content) <= settings.include_size:
         return "message", content
     end = header_end(content)

@@ -66,6 +66,8 @@ class Options:
     """BY= of MAIL (RFC 2852) as a deadline in seconds since 1970; 0 without one."""
     by_mode: str = ""
     """What happens at the deadline: "R" (return), "N" (notify), with "T" for a trace; "" without one."""
+    release: float = 0.0
+    """Not to be delivered before this time, in seconds since 1970 (RFC 4865); 0 for at once."""
     auth: str = ""
     """AUTH= of MAIL (RFC 4954 §5), still in xtext; only from clients that may say so."""
 

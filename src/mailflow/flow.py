@@ -29,7 +29,7 @@ from mailflow.cleanup import qualify
 from mailflow.crowds import Crowds, without
 from mailflow.delivery.request import Delivery, Fact
 from mailflow.delivery.trouble import SiteHealth, about_site, health
-from mailflow.envelope import Content, InboundEnvelope, Message, Recipient
+from mailflow.envelope import HELD, Content, InboundEnvelope, Message, Recipient
 from mailflow.errors import QueueError, QueueFull
 from mailflow.flow_parts import FlowParts
 from mailflow.ids import format_id
@@ -120,6 +120,8 @@ class Flow:
         if self._closing:
             return _CLOSING
         number = self._queue.new_id()
+        if envelope.release:
+            envelope.release -= self._time.skew
         if "@" not in envelope.sender:
             envelope.sender = qualify(envelope.sender, self.parts.origin_domain)
         return Incoming(self.parts, self.accept, envelope, number, format_id(number), self._now())
@@ -148,6 +150,9 @@ class Flow:
         if not self._deliver:
             return
         recipients = message.recipients
+        if recipients[0].attempts:
+            self._put_off(recipients)
+            return
         if message.id in self._active:
             message, recipients = self._known(message)
         else:
@@ -161,6 +166,12 @@ class Flow:
         left = [r for group in groups.values() for r in self._admit_group(message, group)]
         if left:
             self._let_go(message, left)
+
+    def _put_off(self, recipients: list[Recipient]) -> None:
+        """A new message that is on hold, or is to be delivered later: it waits on disk."""
+        for recipient in recipients:
+            if recipient.due < HELD:
+                self._backlog.note(recipient.destination, _DEFERRED, recipient.due)
 
     def _known(self, message: Message) -> tuple[Message, list[Recipient]]:
         """A slice from disk showed the new message before its commit was told: its object in memory, and the
@@ -339,7 +350,7 @@ class Flow:
             self._journal.attempts(message, delivery.hosts, decided=decided)
         for report in conclusion.reports:
             self._journal.outcome(report)
-        notable = self.parts.bouncing.notable(message, conclusion.final) if conclusion.tell else []
+        notable = self.parts.bouncing.notable(message, conclusion.to_tell) if conclusion.tell else []
         if notable:
             content = delivery.content or message.content
             self.parts.bouncing.make(message, content, notable, partial(self._commit, message, conclusion))

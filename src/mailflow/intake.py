@@ -9,9 +9,10 @@ then, or too large) and goes to a content file of the queue, and so does all tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from mailflow.budget import SMALL
-from mailflow.envelope import HELD, Content, ContentFile, InboundEnvelope, Message
+from mailflow.envelope import HELD, Content, ContentFile, InboundEnvelope, Message, Recipient
 from mailflow.errors import QueueError
 from mailflow.flow_parts import FlowParts
 from mailflow.queue import ContentWriter
@@ -147,9 +148,12 @@ class Incoming:
                 recipient.number = number
         for recipient in recipients:
             recipient.due = now
+        options = envelope.options
+        if envelope.release > now:
+            options = replace(options, release=envelope.release)
+            _put_off(recipients, envelope.release, "the sender asked for a later delivery")
         if envelope.hold:
-            for recipient in recipients:
-                recipient.due, recipient.reason = HELD, envelope.hold
+            _put_off(recipients, HELD, envelope.hold)
         return Message(
             self.id,
             envelope.sender,
@@ -158,7 +162,7 @@ class Incoming:
             arrived=now,
             size=size,
             peer=envelope.peer,
-            options=envelope.options,
+            options=options,
             queue_id=self.queue_id,
         )
 
@@ -166,3 +170,9 @@ class Incoming:
         self._budget.used -= self._size
         self._chunks.clear()
         self._size = 0
+
+
+def _put_off(recipients: list[Recipient], due: float, reason: str) -> None:
+    """No delivery yet: they wait among the deferred, as if an attempt had been made."""
+    for recipient in recipients:
+        recipient.due, recipient.attempts, recipient.reason = due, 1, reason

@@ -3,7 +3,9 @@
 `conclude` takes a finished `Delivery` and says for each recipient: leaves the queue, waits until when, or has failed,
 with one `DeliveryReport` each. `flow` makes the bounce from the failed ones and hands everything to the queue as one
 settlement. The meaning of a single fact is decided in `delivery/trouble.py`; here are only time and counting: the
-exponential waits, and the end of a message's life, which turns "delayed" into "failed" (wish 24).
+exponential waits, the end of a message's life, which turns "delayed" into "failed" (wish 24), and the moments at which
+a sender wants to hear that a message is late (NOTIFY=DELAY, BY=: RFC 3461, RFC 2852). An attempt is made at each of
+these moments, so that one comparison tells, without anything kept, whether it has just gone by.
 
 No clock and no random numbers: the jitter of a wait comes from the message's id, so that the same input gives the
 same schedule.
@@ -33,12 +35,22 @@ class RetryPolicy:
     longest_wait: float
     lifetime: float
     bounce_lifetime: float
+    notice: float = 0.0
+    """How late a message is when those hear of it who asked with NOTIFY=DELAY; 0 for never."""
+    notice_to_all: bool = False
+    """Also those who did not say what they want to hear of."""
     skew: float = 0.0
     """By how much the wall clock is ahead of the queue's time (`queuetime.py`)."""
 
     def expires(self, message: Message) -> float:
         """When the message's time is over."""
-        return message.arrived + (self.lifetime if message.sender else self.bounce_lifetime)
+        begins = message.options.release or message.arrived
+        return begins + (self.lifetime if message.sender else self.bounce_lifetime)
+
+    def moments(self, message: Message) -> tuple[float, float]:
+        """When the sender is to hear that it is late, and when its BY= time is over; 0 for never."""
+        notice = (message.options.release or message.arrived) + self.notice if self.notice else 0.0
+        return notice, message.options.by
 
     def wait(self, attempts: int, salt: int) -> float:
         """Seconds until the next attempt after `attempts` failed ones: doubling, from 90 % to 110 % by `salt`."""
@@ -50,7 +62,7 @@ class RetryPolicy:
 class Conclusion:
     """What became of the recipients of one delivery."""
 
-    __slots__ = ("deferred", "done", "reports", "returned", "tell")
+    __slots__ = ("deferred", "done", "late", "reports", "returned", "tell")
 
     def __init__(self) -> None:
         self.reports: list[DeliveryReport] = []
@@ -59,6 +71,8 @@ class Conclusion:
         """Leave the queue: delivered, or failed for good."""
         self.deferred: list[Recipient] = []
         """Stay; due time, attempts and reason are set."""
+        self.late: list[DeliveryReport] = []
+        """Of those that stay: the sender is to hear now that they are late."""
         self.returned: list[Recipient] = []
         """Were not attempted and go back to the scheduler."""
         self.tell = False
@@ -68,6 +82,11 @@ class Conclusion:
     def final(self) -> list[DeliveryReport]:
         """The reports of those that leave the queue."""
         return [r for r in self.reports if r.action is not Action.DELAYED]
+
+    @property
+    def to_tell(self) -> list[DeliveryReport]:
+        """The reports that the sender may be told of."""
+        return self.final + self.late
 
 
 def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) -> Conclusion:
@@ -83,11 +102,18 @@ def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) 
         report = _report(delivery, recipient, fact, verdict, delays, now, expires)
         conclusion.reports.append(report)
         if verdict.action is _DELAYED:
-            if now < expires or (policy.skew and _lives(delivery.message, expires, now, policy.skew)):
+            returned_now = _by_is_over(delivery.message, now)
+            lives = now < expires or (policy.skew and _lives(delivery.message, expires, now, policy.skew))
+            if lives and not returned_now:
+                if _is_late(delivery.message, recipient, policy, now):
+                    conclusion.late.append(report)
+                    conclusion.tell = True
                 _defer(delivery.message, recipient, report, policy, now)
                 conclusion.deferred.append(recipient)
                 continue
             _expire(report, now)
+            if returned_now:
+                report.status = "5.4.7"  # RFC 2852 §4.1.3
         if report.action is _FAILED or report.notify:
             conclusion.tell = True
         conclusion.done.append(recipient)
@@ -96,13 +122,30 @@ def conclude(delivery: Delivery, policy: RetryPolicy, now: float, clock: float) 
 
 def _defer(message: Message, recipient: Recipient, report: DeliveryReport, policy: RetryPolicy, now: float) -> None:
     """Sets the next due time: the backoff, but not behind the end of life, so that the last attempt is made there."""
-    recipient.attempts = report.attempts
+    recipient.attempts += 1
     recipient.reason = report.reason
     wait = policy.wait(report.attempts, message.id + recipient.number)
     if policy.skew:
         recipient.due = now - policy.skew + wait
     else:
-        recipient.due = min(now + wait, max(report.expires, now))
+        due = min(now + wait, max(report.expires, now))
+        for moment in policy.moments(message):
+            if now < moment < due:
+                due = moment
+        recipient.due = due
+
+
+def _by_is_over(message: Message, now: float) -> bool:
+    """Whether the sender wants it back, undelivered as it is (RFC 2852, BY=…;R)."""
+    options = message.options
+    return options.by > 0 and now >= options.by and "R" in options.by_mode
+
+
+def _is_late(message: Message, recipient: Recipient, policy: RetryPolicy, now: float) -> bool:
+    """Whether one of the moments to tell its sender lies between this attempt's due time and now."""
+    notice, by = policy.moments(message)
+    asked = "DELAY" in recipient.notify or (policy.notice_to_all and not recipient.notify)
+    return (asked and recipient.due <= notice <= now) or (by > 0 and recipient.due <= by <= now)
 
 
 def _lives(message: Message, expires: float, now: float, skew: float) -> bool:
@@ -137,8 +180,7 @@ def _report(
         recipient.address,
         recipient.original or recipient.address,
         recipient.orcpt,
-        # a host that was told what to report does it itself (RFC 3461 §5.2.2)
-        "" if action is _RELAYED and delivery.dsn_passed else recipient.notify,
+        _notify(delivery, recipient) if action is _RELAYED else recipient.notify,
         action,
         verdict.status,
         fact.host.relay if fact.host else delivery.transport if fact.reply else "none",
@@ -146,11 +188,23 @@ def _report(
         verdict.reason,
         now,
         message.arrived,
-        recipient.attempts + 1,
+        recipient.attempts + (0 if message.options.release else 1),
         expires,
         delays,
         tuple(delivery.hosts),
     )
+
+
+def _notify(delivery: Delivery, recipient: Recipient) -> str:
+    """What is left for us to report of a recipient that another host has taken.
+
+    A host that was told what to report does it itself (RFC 3461 §5.2.2). That a message with BY= was handed on is told
+    where its trace is wanted, and where the host knows nothing of the time (RFC 2852 §4.1.4, §4.2).
+    """
+    options = delivery.message.options
+    if options.by and recipient.notify != "NEVER" and ("T" in options.by_mode or not delivery.by_passed):
+        return "SUCCESS"
+    return "" if delivery.dsn_passed else recipient.notify
 
 
 def _delays(delivery: Delivery, now: float, clock: float) -> tuple[float, float, float, float]:

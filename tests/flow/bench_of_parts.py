@@ -69,10 +69,12 @@ class Bench:
         }
         self.flow = Flow(FlowParts(**{**values, **parts}))
 
-    async def submit(self, *recipients: str, sender: str = "alice@here.example", content: bytes = MESSAGE) -> Reply:
-        """Hands a message in as a trusted client does; returns what the client hears."""
+    async def submit(
+        self, *recipients: str, sender: str = "alice@here.example", content: bytes = MESSAGE, **more: object
+    ) -> Reply:
+        """Hands a message in as a trusted client does; returns what the client hears. `more`: of its `InboundEnvelope`."""
         accepted = [Recipient(0, a, self.resolver.resolve(a).destination) for a in recipients]
-        incoming = self.flow.begin(InboundEnvelope(Peer(), sender, accepted, Options(), trusted=True))
+        incoming = self.flow.begin(InboundEnvelope(Peer(), sender, accepted, Options(), trusted=True, **more))
         if isinstance(incoming, Reply):
             return incoming
         self.receipt = self.receipts.open(incoming.queue_id, list(recipients))

@@ -239,6 +239,68 @@ def test_a_held_message_waits_and_a_deleted_one_is_gone(tmp_path: Path) -> None:
     play(tmp_path / "spool", story, agent, scheduler={"initial_window": 2, "max_window": 2})
 
 
+def test_mail_for_later_waits_on_disk_until_its_time(tmp_path: Path) -> None:
+    agent = FakeAgent(lambda _address: TAKEN)
+
+    async def story(b: Bench) -> None:
+        await b.submit("later@far.example", "me@else.example", release=b.now() + 100.0)
+        receipt = b.receipt
+        await b.submit("now@far.example")
+        await b.until(lambda: agent.seen)
+        await b.until(lambda: len(list(list_messages(tmp_path / "spool"))) == 1)
+        (listed,) = list_messages(tmp_path / "spool")
+        assert {(r.state, r.reason) for r in listed.recipients} == {
+            ("deferred", "the sender asked for a later delivery")
+        }
+        b.step(98.0)
+        await asyncio.sleep(0.01)
+        assert len(agent.seen) == 1, "not before its time"
+        b.step(3.0)
+        await b.empty()
+        assert [r.attempts for r in (await receipt.wait(5)).recipients] == [1, 1]
+        assert b.flow.active == 0
+
+    play(tmp_path / "spool", story, agent)
+
+
+def test_mail_for_later_is_kept_over_a_restart(tmp_path: Path) -> None:
+    async def before(b: Bench) -> None:
+        await b.submit("later@far.example", release=b.now() + 100.0)
+        await b.crash()
+
+    async def after(b: Bench) -> None:
+        await asyncio.sleep(0.01)
+        assert not b.agent.seen
+        b.step(101.0)
+        await b.empty()
+        assert [recipients for _, recipients in b.agent.seen] == [("later@far.example",)]
+
+    play(tmp_path / "spool", before)
+    play(tmp_path / "spool", after)
+
+
+def test_mail_that_policy_holds_waits_until_it_is_released(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        await b.submit("u@far.example", hold="looks odd", header=b"X-Odd: very\r\n")
+        (listed,) = list_messages(tmp_path / "spool")
+        assert [(r.state, r.reason) for r in listed.recipients] == [("held", "looks odd")]
+        b.step(1000.0)
+        await asyncio.sleep(0.01)
+        assert not agent.seen
+        (changed,) = await b.queue.release(Selection(ids=(listed.id,)))
+        b.flow.wake(changed.destinations[0], probe=False)
+        b.flow.pump()
+        await b.until(lambda: agent.open)
+        content = agent.open[0][0].content
+        assert content.startswith(b"Received:")
+        assert b"\r\nX-Odd: very\r\nSubject:" in content
+        agent.finish()
+        await b.empty()
+
+    agent = FakeAgent(None)
+    play(tmp_path / "spool", story, agent)
+
+
 @pytest.mark.parametrize("command", ["hold", "delete"])
 def test_what_is_withdrawn_during_an_attempt_is_not_tried_again(tmp_path: Path, command: str) -> None:
     agent = FakeAgent(None)

@@ -13,17 +13,17 @@ texts = st.text(alphabet=st.characters(codec=None), max_size=8)
 
 
 @pytest.mark.wish(50)
-@given(texts, st.integers(0, 65535), texts, texts, texts, texts, texts)
-def test_any_peer(address: str, port: int, name: str, helo: str, protocol: str, tls: str, login: str) -> None:
-    peer = Peer(address, port, name, helo, protocol, tls, login)
+@given(texts, st.integers(0, 65535), st.lists(texts, min_size=5, max_size=8))
+def test_any_peer(address: str, port: int, others: list[str]) -> None:
+    peer = Peer(address, port, *others)
     text = peer_text(peer)
     assert read_peer(text) == peer
     text.encode()  # SQLite must be able to take it, lone surrogates included
 
 
-@given(texts, st.booleans(), texts, texts)
-def test_any_options(body: str, utf8: bool, ret: str, envid: str) -> None:
-    options = Options(body, utf8, ret, envid)
+@given(texts, st.booleans(), texts, texts, st.booleans(), st.floats(0, 2**40), texts, st.floats(0, 2**40), texts)
+def test_any_options(*values: str | bool | float) -> None:
+    options = Options(*values)
     assert read_options(options_text(options)) == options
     options_text(options).encode()
 

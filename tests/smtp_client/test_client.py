@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from mailflow.smtp.client import Client
 from mailflow.smtp.dots import OWN_BUFFER
-from mailflow.smtp.transaction import End, Parameters, State, Step, Transaction
+from mailflow.smtp.transaction import (
+    End,
+    Extensions,
+    Parameters,
+    State,
+    Step,
+    Transaction,
+    mail_command,
+    obstacle,
+)
 
 BODY = b"Subject: x\r\n\r\nhello\r\n"
 EHLO = b"220 mx.example ESMTP\r\n250-mx.example\r\n250-PIPELINING\r\n250 SIZE 10000\r\n"
@@ -140,6 +149,26 @@ def test_parameters_only_when_offered(talk):
     assert bare.host(b"250 ok\r\n") == b"RCPT TO:<x@y.example>\r\n"
 
 
+def test_binary_mail_that_is_text_leaves_as_text(talk):
+    talk.host(b"220 x\r\n250-x\r\n250-8BITMIME\r\n250 SIZE\r\n")
+    line = b"x" * 998 + b"\r\n"
+    assert talk.send(transaction(content=line, body="BINARYMIME")) == b"MAIL FROM:<a@b.example> SIZE=1000 BODY=7BIT\r\n"
+
+
+def test_the_time_that_is_left_is_passed_on(talk):
+    talk.host(b"220 x\r\n250-x\r\n250-pipelining\r\n250-DELIVERBY 60\r\n250 SIZE\r\n")
+    assert b" BY=120;R\r\n" in talk.send(transaction(by="120;R"))
+
+
+def test_requiretls_counts_under_tls_only():
+    offers = {"REQUIRETLS": ""}
+    assert not Extensions(offers).requiretls
+    secure = Extensions(offers, secure=True)
+    one = transaction(requiretls=True)
+    assert obstacle(one, secure) is None
+    assert mail_command(one, secure) == "MAIL FROM:<a@b.example> REQUIRETLS\r\n"
+
+
 @pytest.mark.parametrize(
     ("given", "end"),
     [
@@ -149,6 +178,14 @@ def test_parameters_only_when_offered(talk):
         ({"sender": "ä@b.example"}, End.NEEDS_SMTPUTF8),
         ({"content": "Subject: ä\r\n\r\nx\r\n".encode(), "smtputf8": True}, End.NEEDS_SMTPUTF8),
         ({"content": None, "smtputf8": True}, End.NEEDS_SMTPUTF8),
+        ({"content": b"\0\r\n", "body": "BINARYMIME"}, End.NEEDS_BINARYMIME),
+        ({"content": b"a\nb\r\n", "body": "BINARYMIME"}, End.NEEDS_BINARYMIME),
+        ({"content": b"no line end", "body": "BINARYMIME"}, End.NEEDS_BINARYMIME),
+        ({"content": b"x" * 999 + b"\r\n", "body": "BINARYMIME"}, End.NEEDS_BINARYMIME),
+        ({"content": None, "body": "BINARYMIME"}, End.NEEDS_BINARYMIME),
+        ({"content": "ä\r\n".encode(), "body": "BINARYMIME"}, End.NEEDS_8BITMIME),
+        ({"requiretls": True}, End.NEEDS_REQUIRETLS),
+        ({"by": "120;R"}, End.NEEDS_DELIVERBY),
         ({"sender": "a@b\r\nRCPT TO:<evil@c>"}, End.BAD_ADDRESS),
         ({"sender": "a@b\nx"}, End.BAD_ADDRESS),
     ],

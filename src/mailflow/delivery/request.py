@@ -48,6 +48,9 @@ class Trouble(Enum):
     LOST = "connection lost"
     GARBAGE = "not an SMTP reply"
     NEEDS_8BITMIME = "message is 8-bit and the host does not offer 8BITMIME"
+    NEEDS_BINARYMIME = "message is binary and the host is not known to take BINARYMIME"
+    NEEDS_REQUIRETLS = "message requires TLS on its whole way and the host does not offer REQUIRETLS"
+    NEEDS_DELIVERBY = "message is to be returned at a set time and the host does not offer DELIVERBY"
     NEEDS_SMTPUTF8 = "address or message needs SMTPUTF8 and the host does not offer it"
     TOO_LARGE = "message exceeds the size limit that the host announces"
     NO_MAILBOX = "no such mailbox"
@@ -75,6 +78,7 @@ class Delivery:
     """One job for an agent: some recipients of one message, all for one destination."""
 
     __slots__ = (
+        "by_passed",
         "connected",
         "content",
         "dsn_passed",
@@ -111,6 +115,8 @@ class Delivery:
         """Loop time when a usable connection was at hand; set by the agent."""
         self.dsn_passed = False
         """Whether the host offers DSN, and so was told what reports the sender asked for; set by the agent."""
+        self.by_passed = False
+        """The same for DELIVERBY and the time that is left."""
         self.facts: list[Fact] = []
         self.hosts: list[HostAttempt] = []
         """Every host contacted, in order; set by the agent."""

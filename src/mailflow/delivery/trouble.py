@@ -12,7 +12,8 @@ Rules in short, with their source:
   message: it may then arrive twice, which is better than not at all (§6.1).
 - DNS: what does not exist fails, what does not answer stays (§5.1); null MX fails (RFC 7505 §4.2). That is so for the
   recipient's own domain; a next hop that the configuration names stays, as its typing errors are not the mail's fault.
-- What the host cannot take (SIZE, SMTPUTF8, 8BITMIME) fails (RFC 1870 §6.1, RFC 6531 §3.5, RFC 6152 §3).
+- What the host cannot take (SIZE, SMTPUTF8, 8BITMIME, BINARYMIME) fails (RFC 1870 §6.1, RFC 6531 §3.5, RFC 6152 §3,
+  RFC 3030 §3), and so does what it cannot promise (REQUIRETLS, DELIVERBY: RFC 8689 §4.2.1, RFC 2852 §4.1.3).
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ _FATE: dict[Trouble, tuple[Action, str]] = {
     Trouble.LOST: (Action.DELAYED, "4.4.2"),
     Trouble.GARBAGE: (Action.DELAYED, "4.5.0"),
     Trouble.NEEDS_8BITMIME: (Action.FAILED, "5.6.3"),
+    Trouble.NEEDS_BINARYMIME: (Action.FAILED, "5.6.3"),
+    Trouble.NEEDS_REQUIRETLS: (Action.FAILED, "5.7.30"),  # RFC 8689 §8
+    Trouble.NEEDS_DELIVERBY: (Action.FAILED, "5.3.3"),
     Trouble.NEEDS_SMTPUTF8: (Action.FAILED, "5.6.7"),
     Trouble.TOO_LARGE: (Action.FAILED, "5.3.4"),
     Trouble.NO_MAILBOX: (Action.FAILED, "5.1.1"),

@@ -7,6 +7,7 @@ What an answer means for a recipient is not decided here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
@@ -51,6 +52,9 @@ class End(Enum):
     NO_CONTENT = "the message could not be read"
     NEEDS_8BITMIME = "8BITMIME is not offered"
     NEEDS_SMTPUTF8 = "SMTPUTF8 is not offered"
+    NEEDS_BINARYMIME = "BINARYMIME is not offered"
+    NEEDS_REQUIRETLS = "REQUIRETLS is not offered"
+    NEEDS_DELIVERBY = "DELIVERBY is not offered"
     TOO_LARGE = "larger than the announced SIZE"
     BAD_ADDRESS = "an address holds a line end"
 
@@ -68,6 +72,10 @@ class Parameters(NamedTuple):
     envid: str = ""
     dsn: Sequence[tuple[str, str]] = ()
     """(NOTIFY, ORCPT) for each recipient, or empty."""
+    by: str = ""
+    """BY= of RFC 2852 with the time that is left: "120;R"."""
+    requiretls: bool = False
+    """RFC 8689."""
 
 
 NO_PARAMETERS = Parameters()
@@ -111,17 +119,33 @@ class Transaction:
         self.answers += [answer] * missing
 
 
+_BINARY_LINE = re.compile(rb"(?<!\r)\n|\r(?!\n)|[^\n]{1000}|[^\n]\Z")
+"""What no text has: a CR or LF that stands alone, a line of more than 998 octets, a last line without end."""
 _ACCEPTED: list[Answer | None] = [None]
 
 
 class Extensions:
     """What the host's EHLO reply offers."""
 
-    __slots__ = ("dsn", "eight_bit", "is_usual", "keywords", "pipelining", "size", "size_limit", "utf8")
+    __slots__ = (
+        "deliver_by",
+        "dsn",
+        "eight_bit",
+        "is_usual",
+        "keywords",
+        "pipelining",
+        "requiretls",
+        "size",
+        "size_limit",
+        "utf8",
+    )
 
-    def __init__(self, keywords: dict[str, str]) -> None:
+    def __init__(self, keywords: dict[str, str], *, secure: bool = False) -> None:
+        """`secure`: the conversation is under TLS; only there REQUIRETLS counts (RFC 8689 §2)."""
         self.keywords = keywords
         """Keyword in upper case, and its parameters."""
+        self.deliver_by = "DELIVERBY" in keywords
+        self.requiretls = secure and "REQUIRETLS" in keywords
         self.pipelining = "PIPELINING" in keywords
         self.size = "SIZE" in keywords
         limit = keywords.get("SIZE", "")
@@ -156,12 +180,27 @@ def obstacle(transaction: Transaction, offers: Extensions) -> End | None:
     content, parameters = transaction.content, transaction.parameters
     if parameters.body == "8BITMIME" and not offers.eight_bit and (content is None or not content.isascii()):
         return End.NEEDS_8BITMIME  # RFC 6152 §3; 8BITMIME that was declared and not used does no harm
+    if parameters.body == "BINARYMIME" and (reason := _needs_binary(transaction, offers)) is not None:
+        return reason
+    if parameters.requiretls and not offers.requiretls:
+        return End.NEEDS_REQUIRETLS
+    if "R" in parameters.by and not offers.deliver_by:
+        return End.NEEDS_DELIVERBY  # RFC 2852 §4.1.3: to be returned by then, which the host would not do
     plain = addresses.isascii()
     if parameters.smtputf8 or not plain:
         transaction.parameters = parameters._replace(smtputf8=True)
         if not offers.utf8 and (not plain or _needs_utf8(content)):
             return End.NEEDS_SMTPUTF8
     return None
+
+
+def _needs_binary(transaction: Transaction, offers: Extensions) -> End | None:
+    """What keeps a message with BODY=BINARYMIME (RFC 3030) from leaving by DATA; one that is lines of text may leave so."""
+    content = transaction.content
+    if content is None or b"\0" in content or _BINARY_LINE.search(content):
+        return End.NEEDS_BINARYMIME
+    transaction.parameters = transaction.parameters._replace(body="7BIT" if content.isascii() else "8BITMIME")
+    return None if content.isascii() or offers.eight_bit else End.NEEDS_8BITMIME
 
 
 def _needs_utf8(content: bytes | None) -> bool:
@@ -193,7 +232,7 @@ def envelope(transaction: Transaction, offers: Extensions) -> bytes:
 def mail_command(transaction: Transaction, offers: Extensions) -> str:
     """MAIL, with its line end."""
     command = f"MAIL FROM:<{transaction.sender}>"
-    body, smtputf8, ret, envid, _ = transaction.parameters
+    body, smtputf8, ret, envid, _, by, requiretls = transaction.parameters
     if offers.size:
         command += f" SIZE={transaction.size}"
     if body and offers.eight_bit:
@@ -203,6 +242,10 @@ def mail_command(transaction: Transaction, offers: Extensions) -> str:
     if offers.dsn:
         command += f" RET={ret}" if ret else ""
         command += f" ENVID={envid}" if envid else ""
+    if by and offers.deliver_by:
+        command += f" BY={by}"
+    if requiretls:
+        command += " REQUIRETLS"
     return command + "\r\n"
 
 

@@ -24,7 +24,7 @@ from mailflow.envelope import ContentFile
 from mailflow.net.turn import Turn
 from mailflow.report import HostAttempt
 from mailflow.smtp.client import Client
-from mailflow.smtp.transaction import End, State, Step, Transaction
+from mailflow.smtp.transaction import NO_PARAMETERS, End, State, Step, Transaction
 
 PIECE = 256 * 1024
 """Bytes that are read from a content file and written at a time; the transport holds no more than that."""
@@ -131,6 +131,8 @@ class Connection(asyncio.Protocol):
             delivery.hosts.extend(self.history)
             self.history = ()
         job.prepare(self._recipients)
+        if job.parameters is not NO_PARAMETERS:
+            delivery.by_passed = self.client.extensions.deliver_by
         self.client.begin(job)
         if not self._pumping:
             self._pump()

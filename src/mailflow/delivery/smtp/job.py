@@ -9,6 +9,7 @@ uses up one of the job's bounds (`tried` hosts, `restarts`), so a job always end
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from mailflow.delivery.request import Delivery, Done, Fact, Stage, Trouble
@@ -46,6 +47,9 @@ _TROUBLE = {
     End.NO_CONTENT: Trouble.IO_ERROR,
     End.NEEDS_8BITMIME: Trouble.NEEDS_8BITMIME,
     End.NEEDS_SMTPUTF8: Trouble.NEEDS_SMTPUTF8,
+    End.NEEDS_BINARYMIME: Trouble.NEEDS_BINARYMIME,
+    End.NEEDS_REQUIRETLS: Trouble.NEEDS_REQUIRETLS,
+    End.NEEDS_DELIVERBY: Trouble.NEEDS_DELIVERBY,
     End.TOO_LARGE: Trouble.TOO_LARGE,
     End.BAD_ADDRESS: Trouble.REJECTED_ROUTE,
 }
@@ -101,7 +105,8 @@ class Job(Transaction):
         """What the client asked for beyond addresses, for the recipients that were prepared."""
         chosen = [self.delivery.recipients[index] for index in self.open[: len(self.recipients)]]
         dsn = [(recipient.notify, recipient.orcpt) for recipient in chosen]
-        return Parameters(options.body, options.smtputf8, options.ret, options.envid, dsn)
+        by = _time_left(options, time.time()) if options.by else ""
+        return Parameters(options.body, options.smtputf8, options.ret, options.envid, dsn, by, options.requiretls)
 
     def restart(self) -> bool:
         """Whether the job may go to another connection as if nothing had been; counts."""
@@ -165,6 +170,12 @@ class Job(Transaction):
         except Exception as error:  # noqa: BLE001 - the caller's failure must not break the connection for others
             loop = asyncio.get_running_loop()
             loop.call_exception_handler({"message": "done() of a delivery failed", "exception": error})
+
+
+def _time_left(options: Options, now: float) -> str:
+    """BY= for the next host: what is left of the time; below zero it may be for "N" only, and is bounded (RFC 2852 §4)."""
+    seconds = max(int(options.by - now), -999999999 if "N" in options.by_mode else 1)
+    return f"{seconds};{options.by_mode}"
 
 
 def fact_of(answer: Answer | None, host: HostAttempt) -> Fact:
