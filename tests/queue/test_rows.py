@@ -21,8 +21,11 @@ def test_any_peer(address: str, port: int, others: list[str]) -> None:
     text.encode()  # SQLite must be able to take it, lone surrogates included
 
 
-@given(texts, st.booleans(), texts, texts, st.booleans(), st.floats(0, 2**40), texts, st.floats(0, 2**40), texts)
-def test_any_options(*values: str | bool | float) -> None:
+times = st.floats(0, 2**40)
+
+
+@given(st.tuples(texts, st.booleans(), texts, texts, st.booleans(), times, texts, times, texts))
+def test_any_options(values: tuple[str | bool | float, ...]) -> None:
     options = Options(*values)
     assert read_options(options_text(options)) == options
     options_text(options).encode()

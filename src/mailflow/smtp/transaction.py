@@ -7,7 +7,6 @@ What an answer means for a recipient is not decided here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from enum import Enum, IntEnum
 from typing import NamedTuple
@@ -119,8 +118,6 @@ class Transaction:
         self.answers += [answer] * missing
 
 
-_BINARY_LINE = re.compile(rb"(?<!\r)\n|\r(?!\n)|[^\n]{1000}|[^\n]\Z")
-"""What no text has: a CR or LF that stands alone, a line of more than 998 octets, a last line without end."""
 _ACCEPTED: list[Answer | None] = [None]
 
 
@@ -197,10 +194,17 @@ def obstacle(transaction: Transaction, offers: Extensions) -> End | None:
 def _needs_binary(transaction: Transaction, offers: Extensions) -> End | None:
     """What keeps a message with BODY=BINARYMIME (RFC 3030) from leaving by DATA; one that is lines of text may leave so."""
     content = transaction.content
-    if content is None or b"\0" in content or _BINARY_LINE.search(content):
+    if content is None or not _is_text(content):
         return End.NEEDS_BINARYMIME
     transaction.parameters = transaction.parameters._replace(body="7BIT" if content.isascii() else "8BITMIME")
     return None if content.isascii() or offers.eight_bit else End.NEEDS_8BITMIME
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether it is lines of at most 998 octets, each with its CR LF, and without NUL (RFC 5321 §4.5.3.1.6)."""
+    lines = content.split(b"\r\n")
+    whole = not lines[-1] and content.count(b"\n") == content.count(b"\r") == len(lines) - 1
+    return whole and b"\0" not in content and max(map(len, lines)) <= 998
 
 
 def _needs_utf8(content: bytes | None) -> bool:
