@@ -29,12 +29,12 @@ class Incoming:
         "_accept",
         "_budget",
         "_chunks",
-        "_envelope",
         "_file",
         "_now",
         "_parts",
         "_refusal",
         "_size",
+        "envelope",
         "id",
         "on_drain",
         "queue_id",
@@ -48,7 +48,7 @@ class Incoming:
         self.queue_id = queue_id
         self._accept = accept
         self._parts = parts
-        self._envelope = envelope
+        self.envelope = envelope
         self._now = now
         self._budget = parts.budget
         self._chunks: list[bytes] = []
@@ -98,7 +98,7 @@ class Incoming:
 
     def _cleaned(self, *, complete: bool) -> Reply | tuple[bytes, ...]:
         """What is there, with Received: in front, as pieces to be joined; or why it is refused."""
-        envelope, chunks = self._envelope, self._chunks
+        envelope, chunks = self.envelope, self._chunks
         recipients = envelope.recipients
         first = chunks[0] if chunks else b""
         rest = chunks[1:] if len(chunks) > 1 else ()
@@ -140,7 +140,7 @@ class Incoming:
             self._accept(self._message(result, result.size), done)
 
     def _message(self, content: Content, size: int) -> Message:
-        envelope, now = self._envelope, self._now
+        envelope, now = self.envelope, self._now
         recipients = envelope.recipients
         if len(recipients) > 1:  # who is named twice gets one copy
             recipients = list({(r.address, r.original): r for r in recipients}.values())

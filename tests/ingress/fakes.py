@@ -25,6 +25,7 @@ NO_ROOM = reply(452, "4.3.1", "Insufficient system storage")
 class FakeIncoming:
     def __init__(self, intake: FakeIntake, envelope: InboundEnvelope) -> None:
         self.intake, self.envelope = intake, envelope
+        self.queue_id = "1js8he3dc00"
         self.on_drain: Callable[[], None] | None = None
         self.content = b""
         self.ended = ""

@@ -4,6 +4,7 @@ import pytest
 
 from mailflow.smtp.client import Client
 from mailflow.smtp.profile import Profile
+from mailflow.smtp.replies import HELLO
 from mailflow.smtp.reply import reply
 from mailflow.smtp.server import ServerCore
 from mailflow.smtp.transaction import Parameters, State, Transaction
@@ -21,7 +22,7 @@ class Keeper:
 
     def hello(self, verb, name):
         self.name = name
-        return reply(250, "", "hello")
+        return HELLO
 
     def mail(self, sender, params):
         self.sender, self.mail_params = sender, params
@@ -46,6 +47,9 @@ class Keeper:
 
     def reset(self):
         self.sender, self.recipients, self.content = "", [], b""
+
+    def said(self, verb, text, usual):
+        return usual
 
     def refused(self, answer):
         return False

@@ -10,9 +10,9 @@ from mailflow.smtp.profile import Profile
 from mailflow.smtp.replies import (
     AUTH_FAILED,
     AUTH_OK,
+    HELLO,
     MAIL_OK,
     RCPT_OK,
-    RESET_OK,
     START_DATA,
     START_TLS,
     WELCOME,
@@ -53,7 +53,7 @@ class Recorder:
 
     def hello(self, verb: str, name: str) -> Answer:
         self.events.append(("hello", verb, name))
-        return self._answer("hello", RESET_OK)
+        return self._answer("hello", HELLO)
 
     def starttls(self) -> Answer:
         self.events.append(("starttls",))
@@ -97,6 +97,9 @@ class Recorder:
         self._open = False
         self.events.append(("end", self._body))
         return self._answer("end", QUEUED)
+
+    def said(self, verb: str, text: str, usual: Reply) -> Answer:
+        return self._answer("said", usual)
 
     def reset(self) -> None:
         if self._open:
@@ -146,8 +149,10 @@ def three_ways(data: bytes, *, trailing: bytes = b"NOO", **limits: object) -> tu
     for name, (other_out, other, other_core) in {
         "byte by byte": drive(singly(data), **limits),
         "with trailing bytes": drive([data + trailing], **limits),
-        "every answer pending": drive([data], pending=("hello", "mail", "rcpt", "data", "end"), **limits),
-        "pending, byte by byte": drive(singly(data), pending=("hello", "mail", "rcpt", "data", "end"), **limits),
+        "every answer pending": drive([data], pending=("hello", "mail", "rcpt", "data", "end", "said"), **limits),
+        "pending, byte by byte": drive(
+            singly(data), pending=("hello", "mail", "rcpt", "data", "end", "said"), **limits
+        ),
     }.items():
         assert other_out == out, name
         assert other.events == handler.events, name

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import cast
+from typing import Any, cast
 
-from mailflow.ingress.verdict import Action, Ask, Finding, Guard, Situation, Stage, Verdict, Watcher
+from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Guard, Situation, Stage, Verdict, Watcher
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING, Answer
 from mailflow.smtp.reply import Reply
@@ -25,16 +25,26 @@ Finish = Callable[[], Answer]
 class Panel:
     """The guards and watchers of a listener."""
 
-    __slots__ = ("connect", "data", "end", "helo", "mail", "rcpt", "seconds", "watchers")
+    __slots__ = ("connect", "data", "end", "helo", "mail", "rcpt", "seconds", "session", "watchers")
 
-    def __init__(self, guards: Iterable[Guard] = (), watchers: Iterable[Watcher] = (), seconds: float = 100.0) -> None:
-        """Guards are asked in this order. `seconds`: how long all questions of a stage may take together."""
+    def __init__(
+        self,
+        guards: Iterable[Guard] = (),
+        watchers: Iterable[Watcher] = (),
+        seconds: float = 100.0,
+        session: Callable[..., Any] | None = None,
+    ) -> None:
+        """Guards are asked in this order. `seconds`: how long all questions of a stage may take together.
+
+        `session` makes the sessions, with the arguments of `Session`, where they are to be of a kind of their own.
+        """
         guards = tuple(guards)
         self.connect, self.helo, self.mail, self.rcpt, self.data, self.end = (
             tuple(guard.at(stage) for guard in guards if stage in guard.stages) for stage in Stage
         )
         self.watchers = tuple(watchers)
         self.seconds = seconds
+        self.session = session
 
 
 class Marks:
@@ -64,6 +74,10 @@ class Asked:
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with what is known of the session."""
+        raise NotImplementedError
+
+    def _edit(self, edit: Edit) -> None:
+        """Changes the envelope."""
         raise NotImplementedError
 
     def _decided(self, answer: Reply) -> None:
@@ -132,6 +146,8 @@ class Asked:
             marks.hold = verdict.reason or verdict.rule or "held by policy"
         else:
             marks.header += verdict.header
+            if verdict.edit is not None:
+                self._edit(verdict.edit)
         return False
 
     def _refusal(self) -> Reply | None:

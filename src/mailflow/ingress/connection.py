@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from dataclasses import dataclass, field
+from typing import Any
 
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.session import Desk, Session
@@ -91,7 +92,7 @@ class Connection(asyncio.Protocol):
             self._turn_away(replies.TOO_MANY_SESSIONS)
             return
         hall.connections.add(self)
-        self._session = session = Session(hall.desk, self, address, port)
+        self._session = session = hall.desk.open(hall.desk, self, address, port)
         self._core = core = ServerCore(hall.trusted_profile if session.trusted else hall.profile, session)
         hall.desk.log.event("connect", level=10, client=session.client)
         self._flush(core)
@@ -173,6 +174,20 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> None:
         """It can again."""
         self._go_on(_FULL_INTAKE)
+
+    def push(self, lines: bytes) -> None:
+        """Says something before the pending answer."""
+        if self._core is not None:
+            self._core.out.append(lines)
+            self._hall.turn.add(self)
+
+    def hello_reply(self) -> bytes:
+        """What EHLO or HELO is answered with when nobody minds."""
+        return self._core.hello_reply() if self._core is not None else b""
+
+    def extra(self, name: str) -> Any:
+        """The transport's `get_extra_info`."""
+        return self._transport.get_extra_info(name) if self._transport is not None else None
 
     # What the timer and the listener call
 

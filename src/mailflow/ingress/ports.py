@@ -43,6 +43,13 @@ class Incoming(Protocol):
 
     on_drain: Callable[[], None] | None
     """Called when `write` has returned False and there is room again."""
+    envelope: InboundEnvelope
+    """As it is now; the session may change it until `finish`."""
+
+    @property
+    def queue_id(self) -> str:
+        """The message's name in the log, "" while it has none."""
+        ...
 
     def write(self, chunk: bytes) -> bool:
         """Takes some bytes of the message. False: no more, please, until `on_drain` is called."""

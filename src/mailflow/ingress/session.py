@@ -11,6 +11,7 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, 
 from mailflow.ingress.asking import Asked, Panel
 from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
+from mailflow.ingress.verdict import Edit
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
 from mailflow.smtp.replies import AUTH_UNAVAILABLE, DISCARDED, HELLO, MAIL_OK, RCPT_OK, START_DATA, START_TLS, WELCOME
@@ -37,7 +39,7 @@ _USUAL_OPTIONS = {
 class Desk:
     """What all sessions share: whom they ask."""
 
-    __slots__ = ("begin", "is_ours", "log", "panel", "recipient_limit", "relay", "resolve", "room", "service")
+    __slots__ = ("begin", "is_ours", "log", "open", "panel", "recipient_limit", "relay", "resolve", "room", "service")
 
     def __init__(
         self,
@@ -57,6 +59,8 @@ class Desk:
         self.log = log
         self.recipient_limit = recipient_limit
         self.panel = panel or Panel()
+        self.open: Callable[[Desk, Wire, str, int], Session] = self.panel.session or Session
+        """Makes the session of a new connection."""
         self.service = service
 
 
@@ -75,6 +79,18 @@ class Wire(Protocol):
         """Read again."""
         ...
 
+    def push(self, lines: bytes) -> None:
+        """Says something before the answer that is pending; whole lines with CR LF."""
+        ...
+
+    def hello_reply(self) -> bytes:
+        """What EHLO or HELO, whichever came last, is answered with when nobody minds."""
+        ...
+
+    def extra(self, name: str) -> Any:
+        """The transport's `get_extra_info`; None when there is no such thing."""
+        ...
+
 
 class Session(Asked):
     """Implements `smtp.handler.Handler` for one connection; it is the guards' `verdict.Situation`."""
@@ -85,6 +101,7 @@ class Session(Asked):
         "_finishing",
         "_holding",
         "_incoming",
+        "_instead",
         "_opening",
         "_peer",
         "_port",
@@ -120,6 +137,8 @@ class Session(Asked):
         self._opening = False
         """MAIL is being decided on, or was refused."""
         self._incoming: Incoming | None = None
+        self._instead: Sequence[Recipient] | None = None
+        """Who stands in for the recipient being decided on."""
         self._holding = False
         """The connection was told to read no more."""
         self._finishing = False
@@ -142,6 +161,11 @@ class Session(Asked):
     def service(self) -> str:
         """The name of the listener."""
         return self._desk.service
+
+    @property
+    def incoming(self) -> Incoming | None:
+        """From DATA on: where the message's bytes go."""
+        return self._incoming
 
     @property
     def size(self) -> int:
@@ -190,7 +214,10 @@ class Session(Asked):
         elif name != old.helo or protocol != old.protocol:
             self._peer = replace(old, helo=name, protocol=protocol)
         questions = self._panel.helo
-        return self._ask(questions, lambda: HELLO) if questions else HELLO
+        return self._ask(questions, self._greet) if questions else HELLO
+
+    def _greet(self) -> Answer:
+        return HELLO
 
     def starttls(self) -> Answer:
         """Asked only where the listener's profile has TLS."""
@@ -225,7 +252,7 @@ class Session(Asked):
             return self._ask(questions, self._open)
         return MAIL_OK
 
-    def _open(self) -> Reply:
+    def _open(self) -> Answer:
         self._opening = False
         return MAIL_OK
 
@@ -247,10 +274,21 @@ class Session(Asked):
             return RELAY_DENIED
         questions = self._panel.rcpt
         if questions:
-            return self._ask(questions, lambda: self._take(recipient, params, route))
+            return self._ask(questions, lambda: self._decided_on(recipient, params, route))
         return self._take(recipient, params, route)
 
-    def _take(self, recipient: str, params: RcptParams, route: Route) -> Reply:
+    def _decided_on(self, recipient: str, params: RcptParams, route: Route) -> Answer:
+        instead = self._instead
+        if instead is None:
+            return self._take(recipient, params, route)
+        self._instead = None
+        for other in instead:
+            other.orcpt, other.notify = params.orcpt, params.notify
+        self.recipients.extend(instead)
+        self.recipient = ""
+        return RCPT_OK
+
+    def _take(self, recipient: str, params: RcptParams, route: Route) -> Answer:
         address = route.recipient
         original = "" if address == recipient else recipient
         if params is NO_RCPT_PARAMS:
@@ -298,10 +336,12 @@ class Session(Asked):
         incoming, marks = self._incoming, self._marks
         if incoming is None:  # not possible: the core asks only after 354
             return reply(451, "4.3.0", "No message")
-        if marks is not None and marks.discard:
-            self.event("discard")
-            self.reset()
-            return DISCARDED
+        if marks is not None:
+            if marks.discard:
+                self.event("discard")
+                self.reset()
+                return DISCARDED
+            incoming.envelope.hold, incoming.envelope.header = marks.hold, marks.header
         self._incoming = self.sender = self._answer = None
         if self._holding:
             self._drained()
@@ -309,6 +349,10 @@ class Session(Asked):
         incoming.finish(self._finished)
         self._finishing = False
         return self._answer or PENDING
+
+    def said(self, verb: str, text: str, usual: Reply) -> Answer:  # noqa: ARG002
+        """A command that changes nothing is answered as usual."""
+        return usual
 
     def reset(self) -> None:
         """The transaction is forgotten."""
@@ -331,7 +375,7 @@ class Session(Asked):
         self.event("reject", reason=answer.text, **why)
         for watcher in self._panel.watchers:
             watcher.refused(self, answer)
-        self.recipient = ""
+        self.recipient, self._instead = "", None
         if self._incoming is not None:
             self.reset()
         elif self._opening:
@@ -348,6 +392,18 @@ class Session(Asked):
             peer = replace(peer, protocol="UTF8SMTP")
         wishes = params[1:]
         return peer, _USUAL_OPTIONS.get(wishes) or Options(*wishes)
+
+    def _edit(self, edit: Edit) -> None:
+        incoming = self._incoming
+        if edit.sender is not None:
+            self.sender = edit.sender
+            if incoming is not None:
+                incoming.envelope.sender = edit.sender
+        if edit.recipients is not None:
+            if self.recipient:
+                self._instead = edit.recipients
+            else:
+                self.recipients[:] = edit.recipients
 
     def _finished(self, answer: Reply) -> None:
         if answer.code < 400:

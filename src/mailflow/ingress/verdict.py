@@ -3,7 +3,7 @@
 A guard is asked at the stages it names, with the session as its `Situation`. It answers None (no objection), a
 `Verdict`, or an awaitable of either when it has to wait for something (DNS, a database, a program's hook); only then
 does the session wait, and only that session. Guards are asked in order. The first verdict that refuses ends the
-asking; marks (HOLD, DISCARD, HEADER) are noted for the message and the asking goes on.
+asking; marks (HOLD, DISCARD, HEADER) and edits are noted for the message and the asking goes on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from mailflow.envelope import Peer, Recipient
+from mailflow.ingress.ports import Incoming
 from mailflow.smtp.commands import MailParams
 from mailflow.smtp.reply import Reply
 
@@ -47,6 +48,16 @@ class Action(Enum):
     """The message is accepted and stays in the queue until it is released; `reason` tells why (quarantine)."""
     HEADER = "header"
     """The message gets `header` in front."""
+    EDIT = "edit"
+    """The envelope is changed by `edit`, and the message gets `header` in front."""
+
+
+class Edit(NamedTuple):
+    """Changes of an envelope; None leaves a part as it is."""
+
+    sender: str | None = None
+    recipients: Sequence[Recipient] | None = None
+    """At RCPT: who stands in for the recipient; later: all recipients. Resolved already."""
 
 
 class Verdict(NamedTuple):
@@ -60,7 +71,8 @@ class Verdict(NamedTuple):
     rule: str = ""
     """For the log: which rule decided, and where it is written."""
     header: bytes = b""
-    """For HEADER: complete fields, each with its CR LF."""
+    """For HEADER and EDIT: complete fields, each with its CR LF."""
+    edit: Edit | None = None
 
 
 class Situation(Protocol):
@@ -99,6 +111,11 @@ class Situation(Protocol):
     @property
     def recipients(self) -> Sequence[Recipient]:
         """The recipients accepted so far."""
+        ...
+
+    @property
+    def incoming(self) -> Incoming | None:
+        """From DATA on: where the message's bytes go."""
         ...
 
     @property

@@ -176,8 +176,8 @@ class Conversation:
         if self._is_junk():
             return
         self._forget()  # RFC 5321 §4.1.4: EHLO in mid-session acts as RSET
-        answer = self._handler.hello(verb, name)
         self.extended = verb == "EHLO"
+        answer = self._handler.hello(verb, name)
         if answer is PENDING:
             self._then = Conversation._greeted
         else:
@@ -186,9 +186,13 @@ class Conversation:
     def _greeted(self, answer: Reply) -> None:
         if answer.code == 250:
             self.state = _READY
-            self.out.append(self._profile.ehlo if self.extended else self._profile.helo)
+            self.out.append(self.hello_reply() if answer is replies.HELLO else wire(answer))
         else:
             self._say(answer)
+
+    def hello_reply(self) -> bytes:
+        """What EHLO or HELO, whichever came last, is answered with when nobody minds."""
+        return self._profile.ehlo if self.extended else self._profile.helo
 
     def _mail(self, rest: str) -> None:
         if rest[:5].upper() == "FROM:":
@@ -294,11 +298,11 @@ class Conversation:
             self._say(replies.NO_PARAMETERS)
         elif not self._is_junk():
             self._forget()
-            self._say(replies.RESET_OK)
+            self._courtesy("RSET", "", replies.RESET_OK)
 
-    def _noop(self, _rest: str) -> None:
+    def _noop(self, rest: str) -> None:
         if not self._is_junk():
-            self._say(replies.RESET_OK)
+            self._courtesy("NOOP", rest, replies.RESET_OK)
 
     def _vrfy(self, rest: str) -> None:
         if not rest.strip(" "):
@@ -314,10 +318,17 @@ class Conversation:
         if rest.strip(" "):
             self._say(replies.NO_PARAMETERS)
             return
-        self._say(replies.BYE)
+        self._hear(self._handler.said("QUIT", "", replies.BYE), Conversation._left)
+
+    def _left(self, answer: Reply) -> None:
+        self._say(answer)
         self.abandon()
 
     # Helpers of the verbs
+
+    def _courtesy(self, verb: str, text: str, usual: Reply) -> None:
+        """Answers a command that changes nothing, in the handler's words."""
+        self._hear(self._handler.said(verb, text, usual), Conversation._say)
 
     def _malformed(self, error: AddressError, status: str, what: str) -> None:
         self._say(Reply(501, status, (f"{what}: {error}",)))

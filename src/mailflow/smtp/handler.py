@@ -47,7 +47,7 @@ class Handler(Protocol):
         ...
 
     def hello(self, verb: str, name: str) -> Answer:
-        """EHLO or HELO. For code 250 the core writes its own reply, with the extensions for EHLO."""
+        """EHLO or HELO. For `replies.HELLO` the core writes its own reply, with the extensions for EHLO."""
         ...
 
     def starttls(self) -> Answer:
@@ -87,6 +87,10 @@ class Handler(Protocol):
 
     def end(self) -> Answer:
         """The message is complete. The transaction is over once this is answered."""
+        ...
+
+    def said(self, verb: str, text: str, usual: Reply) -> Answer:
+        """RSET, NOOP or QUIT was said, with `text` behind it: what is answered, normally `usual`."""
         ...
 
     def reset(self) -> None:
