@@ -9,6 +9,8 @@ neither stands in the other's way (wish 47). Callers (only `flow` and its `loade
 - `loaded(...)`: the slice has come; what else is due and since when;
 - `postpone(destination, lane, due, until)` instead, when the load was not made: no room in memory at present;
 - `unblock(destination, lane)`: there is room again;
+- `block_lane(lane, until)`, `unblock_lane(lane)`: the same for all destinations, so that what waits for memory costs
+  nothing while it waits;
 - `wake(destination, now)`: the operator made something due, wherever it stands.
 
 Invariants: what was noted is taken again and again until a slice was complete, so nothing on disk is forgotten; a slice
@@ -66,24 +68,26 @@ class Backlog:
     """See the module's description."""
 
     def __init__(self) -> None:
-        self.sites: dict[tuple[str, Lane], _Site] = {}
-        """Empty when all that is due is in memory, which callers on the hot path look at first."""
-        self._heap: list[tuple[float, int, _Site]] = []
-        self._sequence = 0
+        self.sites = 0
+        """How many destinations and lanes have mail on disk; 0 when all that is due is in memory, which callers on the
+        hot path look at first."""
+        self._new, self._deferred = _Waiting(Lane.NEW), _Waiting(Lane.DEFERRED)
 
     def __len__(self) -> int:
-        return len(self.sites)
+        return self.sites
 
     def __repr__(self) -> str:
-        loading = sum(s.loading for s in self.sites.values())
-        return f"<Backlog sites={len(self.sites)} loading={loading}>"
+        blocked = [w.lane.value for w in (self._new, self._deferred) if w.blocked_until]
+        return f"<Backlog sites={self.sites} blocked={blocked}>"
 
     def note(self, destination: str, lane: Lane, due: float, *, overflow: int = 0) -> None:
         """A recipient of `destination`, due at `due`, is on disk only. `overflow`: so many were, because memory had no
         room for them, and those that come later shall wait behind them."""
-        site = self.sites.get((destination, lane))
+        sites = self._of(lane).sites
+        site = sites.get(destination)
         if site is None:
-            site = self.sites[destination, lane] = _Site(destination, lane)
+            site = sites[destination] = _Site(destination, lane)
+            self.sites += 1
         site.behind += overflow
         if site.after is not None and due <= site.after.due:
             site.again = min(site.again, due)
@@ -97,23 +101,23 @@ class Backlog:
         No longer once a load was asked for the last of it: else mail that keeps arriving would go by the disk for
         ever, after memory was full once.
         """
-        site = self.sites.get((destination, _NEW))
+        site = self._new.sites.get(destination)
         return site is not None and site.behind > 0
 
     def take(self, now: float) -> LoadRequest | None:
         """The next destination and lane with mail that is due, in order of due time; None when there is none."""
-        while self._heap and self._heap[0][0] <= now:
-            at, _, site = heapq.heappop(self._heap)
-            if site.loading or at != site.wake_at() or self.sites.get((site.destination, site.lane)) is not site:
-                continue
-            site.loading = True
-            site.due = NEVER
-            return LoadRequest(site.destination, site.lane, site.after)
-        return None
+        waiting = self._first()
+        if waiting.at() > now:
+            return None
+        waiting.blocked_until = 0.0
+        site = heapq.heappop(waiting.heap)[2]
+        site.loading = True
+        site.due = NEVER
+        return LoadRequest(site.destination, site.lane, site.after)
 
     def asked(self, request: LoadRequest, limit: int) -> None:
         """The load was made, for so many recipients."""
-        site = self.sites[request.destination, request.lane]
+        site = self._of(request.lane).sites[request.destination]
         site.behind = max(0, site.behind - limit)
 
     def loaded(
@@ -121,7 +125,7 @@ class Backlog:
     ) -> None:
         """The slice asked for has come. `after`: its last position; `complete`: nothing due is behind it;
         `next_due`: the earliest due time of what is not due yet."""
-        site = self.sites[request.destination, request.lane]
+        site = self._of(request.lane).sites[request.destination]
         site.loading = False
         if complete:
             site.after = None
@@ -138,7 +142,7 @@ class Backlog:
     def postpone(self, destination: str, lane: Lane, due: float, until: float) -> None:
         """The load was not made, or failed: something is due since `due`, but it is not taken before `until`
         or `unblock`. The next load begins where this one would have."""
-        site = self.sites[destination, lane]
+        site = self._of(lane).sites[destination]
         site.loading = False
         site.due = min(site.due, due)
         site.blocked_until = until
@@ -148,36 +152,83 @@ class Backlog:
         """Mail of this destination became due, at any place in its order, and shall not wait for room: the site may be up."""
         for lane in Lane:
             self.note(destination, lane, now)
-            site = self.sites[destination, lane]
+            site = self._of(lane).sites[destination]
             if site.loading or site.after is not None:
                 site.again = min(site.again, now)
             self.unblock(destination, lane)
 
     def unblock(self, destination: str, lane: Lane) -> None:
         """There is room again."""
-        site = self.sites.get((destination, lane))
+        site = self._of(lane).sites.get(destination)
         if site is not None and site.blocked_until:
             site.blocked_until = 0.0
             if site.due != NEVER:
                 self._push(site)
 
+    def blocked(self, destination: str, lane: Lane) -> bool:
+        """Whether it, or its whole lane, waits for room."""
+        waiting = self._of(lane)
+        site = waiting.sites.get(destination)
+        return waiting.blocked_until > 0.0 or (site is not None and site.blocked_until > 0.0)
+
+    def block_lane(self, lane: Lane, until: float) -> None:
+        """No destination has room for mail of this lane: none is taken before `until` or `unblock_lane`."""
+        self._of(lane).blocked_until = until
+
+    def unblock_lane(self, lane: Lane) -> None:
+        """Some destination has room again."""
+        self._of(lane).blocked_until = 0.0
+
     def deadline(self) -> float | None:
         """When `take` will have something, if nothing else happens; None = never."""
-        while self._heap:
-            at, _, site = self._heap[0]
-            known = self.sites.get((site.destination, site.lane)) is site
-            if known and not site.loading and at == site.wake_at():
-                return at
-            heapq.heappop(self._heap)
-        return None
+        at = self._first().at()
+        return at if at < NEVER else None
+
+    def _of(self, lane: Lane) -> _Waiting:
+        return self._new if lane is _NEW else self._deferred
+
+    def _first(self) -> _Waiting:
+        """The lane from which something may be taken first."""
+        if not self._deferred.heap:
+            return self._new
+        return self._new if self._new.at() <= self._deferred.at() else self._deferred
 
     def _settle(self, site: _Site) -> None:
         if site.due == NEVER:
-            del self.sites[site.destination, site.lane]
+            del self._of(site.lane).sites[site.destination]
+            self.sites -= 1
         else:
             self._push(site)
 
     def _push(self, site: _Site) -> None:
         if not site.loading:
-            self._sequence += 1
-            heapq.heappush(self._heap, (site.wake_at(), self._sequence, site))
+            self._of(site.lane).push(site)
+
+
+class _Waiting:
+    """One lane of all destinations."""
+
+    __slots__ = ("blocked_until", "heap", "lane", "pushed", "sites")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.sites: dict[str, _Site] = {}
+        self.heap: list[tuple[float, int, _Site]] = []
+        """When to take whom; an entry counts if its site still waits for that time."""
+        self.pushed = 0
+        self.blocked_until = 0.0
+        """No destination of this lane has room, until then."""
+
+    def push(self, site: _Site) -> None:
+        self.pushed += 1
+        heapq.heappush(self.heap, (site.wake_at(), self.pushed, site))
+
+    def at(self) -> float:
+        """When the first is to be taken; NEVER when there is none. What does not count any more is dropped."""
+        heap = self.heap
+        while heap:
+            at, _, site = heap[0]
+            if not site.loading and at == site.wake_at() and self.sites.get(site.destination) is site:
+                return max(self.blocked_until, at)
+            heapq.heappop(heap)
+        return NEVER

@@ -26,8 +26,8 @@ from functools import partial
 
 from mailflow.backlog import Backlog
 from mailflow.cleanup import qualify
-from mailflow.crowds import Crowds, without
-from mailflow.delivery.request import Delivery, Fact
+from mailflow.crowds import Crowds
+from mailflow.delivery.request import Delivery, Fact, Stage, Trouble
 from mailflow.delivery.trouble import SiteHealth, about_site, health
 from mailflow.envelope import HELD, Content, InboundEnvelope, Message, Recipient
 from mailflow.errors import QueueError, QueueFull
@@ -46,10 +46,15 @@ from mailflow.smtp.reply import Reply, reply
 
 _GOOD, _NEW, _DEFERRED, _DELAYED, _WELL = Feedback.GOOD, Lane.NEW, Lane.DEFERRED, Action.DELAYED, SiteHealth.GOOD
 """Constants, because looking a member up in its Enum costs more than comparing it."""
+_LANES = tuple(Lane)
 _FEEDBACK = {health: Feedback[health.name] for health in SiteHealth}
 _NO_ROOM = reply(*QueueFull.reply)
 _CLOSING = reply(421, "4.3.2", "Service is shutting down")
 
+SLICE = 200
+"""Recipients of a slice from disk, at most; more where a message has a crowd of them."""
+WINDOWS = 4
+"""Of a crowd, memory holds for each destination so many times what may be under way there."""
 SUSPENDED_AT_ONCE = 50
 """Deliveries to a dead site that are put off before the loop gets its turn again."""
 
@@ -69,7 +74,8 @@ class Flow:
         self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._room, self._loaded, self._time)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
-        self._crowds = Crowds(self._active, 2 * parts.scheduler.settings.max_window * parts.recipients_per_delivery)
+        few = parts.recipients_per_delivery
+        self._crowds = Crowds(few, WINDOWS * parts.scheduler.settings.max_window * few)
         self._readback = ReadBack(parts.queue, parts.budget, parts.threshold, self._begin, self._unread)
         self._pressure = BackPressure()
         self._withdrawn: set[int] = set()
@@ -153,19 +159,22 @@ class Flow:
         if recipients[0].attempts:
             self._put_off(recipients)
             return
-        if message.id in self._active:
-            message, recipients = self._known(message)
+        if message.id in self._active:  # a slice from disk showed it before its commit was told
+            message = self._active[message.id]
+            recipients = self._crowds.missing(message, recipients)
         else:
             self._readback.keep(message)
-        if len(recipients) == 1 and not self._backlog.sites and self._scheduler.admits(recipients[0].destination):
-            self._add(message, recipients, _NEW)  # by far the most
-            return
+            if len(recipients) == 1 and not self._backlog.sites and self._scheduler.admits(recipients[0].destination):
+                self._add(message, recipients, _NEW)  # by far the most
+                return
+            message.recipients = []
         groups: dict[str, list[Recipient]] = {}
         for recipient in recipients:
             groups.setdefault(recipient.destination, []).append(recipient)
-        left = [r for group in groups.values() for r in self._admit_group(message, group)]
-        if left:
-            self._let_go(message, left)
+        for destination, group in groups.items():
+            self._admit_group(message, destination, group)
+        if message.id not in self._active:
+            self._readback.release(message)
 
     def _put_off(self, recipients: list[Recipient]) -> None:
         """A new message that is on hold, or is to be delivered later: it waits on disk."""
@@ -173,32 +182,19 @@ class Flow:
             if recipient.due < HELD:
                 self._backlog.note(recipient.destination, _DEFERRED, recipient.due)
 
-    def _known(self, message: Message) -> tuple[Message, list[Recipient]]:
-        """A slice from disk showed the new message before its commit was told: its object in memory, and the
-        recipients that are missing there."""
-        known = self._active[message.id]
-        numbers = {r.number for r in known.recipients}
-        missing = [r for r in message.recipients if r.number not in numbers]
-        known.recipients = known.recipients + missing
-        return known, missing
-
-    def _admit_group(self, message: Message, recipients: list[Recipient]) -> list[Recipient] | tuple[()]:
-        """The recipients of a new message that go to one destination. Returns those that stay on disk for now."""
-        destination = recipients[0].destination
+    def _admit_group(self, message: Message, destination: str, recipients: list[Recipient]) -> None:
+        """The recipients of a new message that go to one destination, or as many as there is room for."""
         behind = self._backlog.sites and self._backlog.has_overflow(destination)
+        due = min(recipients[0].due, self._time.now())
         if behind or not self._scheduler.admits(destination):
-            due = min(recipients[0].due, self._time.now())
             self._backlog.note(destination, _NEW, due, overflow=len(recipients))
-            return recipients
-        most = self._crowds.most
-        if len(recipients) <= most:
-            self._add(message, recipients, _NEW)
-            return ()
-        # The rest follows in slices (wish 37). What comes later need not wait behind it.
-        self._crowds.note(destination, message)
-        self._backlog.note(destination, _NEW, min(recipients[0].due, self._time.now()))
-        self._add(message, recipients[:most], _NEW)
-        return recipients[most:]
+            return
+        if len(recipients) > self._crowds.most:
+            # The rest follows in slices (wish 37). What comes later need not wait behind it.
+            self._backlog.note(destination, _NEW, due)
+            recipients = recipients[: self._crowds.most]
+        self._crowds.join(message, recipients)
+        self._add(message, recipients, _NEW)
 
     def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
         self._active[message.id] = message
@@ -214,27 +210,27 @@ class Flow:
         """A slice came from disk: what is not in memory already becomes jobs."""
         self._pressure.moved(sum(len(found.recipients) for found in messages))
         for found in messages:
-            message = self._active.get(found.id, found)
-            if message is found:
+            known = self._active.get(found.id)
+            if known is None:
                 self._restore(found, lane)
-                continue
-            known = {r.number for r in message.recipients}
-            found.recipients = [r for r in found.recipients if r.number not in known]
-            # a new list: the old one may be the list of a delivery under way
-            message.recipients = message.recipients + found.recipients
-            if found.recipients:
-                self._add(message, found.recipients, lane)
-                if len(message.recipients) >= self._crowds.most:
-                    self._crowds.note(found.recipients[0].destination, message)
+            elif recipients := self._crowds.missing(known, found.recipients):
+                self._crowds.join(known, recipients)
+                self._add(known, recipients, lane)
         self.pump()
 
     def _room(self, destination: str, lane: Lane) -> int:
-        """How many jobs of this destination the loader may fetch."""
-        return 0 if self._crowds and self._crowds.full(destination) else self._scheduler.room(destination, lane)
+        """How many recipients of this destination the loader may fetch with one slice."""
+        room, crowds = self._scheduler.room(destination, lane), self._crowds
+        if not crowds or destination not in crowds:
+            return min(SLICE, room)
+        return 0 if crowds.full(destination) else min(max(SLICE, crowds.most // 4), room)
 
     def _restore(self, message: Message, lane: Lane) -> None:
         """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
         recipients = message.recipients
+        if len(recipients) > self._crowds.few:
+            message.recipients = []
+            self._crowds.join(message, recipients)
         if lane is _DEFERRED and recipients:
             self._add(message, recipients, lane)
             return
@@ -247,9 +243,10 @@ class Flow:
 
     def _make_room(self, destination: str) -> None:
         """Recipients have left memory: the next ones may come (before the last have gone, wish 37)."""
-        for lane in Lane:
-            if self._room(destination, lane):
+        for lane in _LANES:
+            if self._backlog.blocked(destination, lane) and self._room(destination, lane):
                 self._backlog.unblock(destination, lane)
+                self._backlog.unblock_lane(lane)
 
     def pump(self) -> None:
         """Starts everything that may start now. Called after each commit, each outcome, and by the timer."""
@@ -296,12 +293,26 @@ class Flow:
             self._readback.fetch(delivery)
         else:
             delivery.content = content
-            self.parts.agents[delivery.transport].start(delivery, self._finished)
+            try:
+                self.parts.agents[delivery.transport].start(delivery, self._finished)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it is the agent's
+                self._broken(delivery, self._finished, error)
 
     def _begin(self, delivery: Delivery, content: Content) -> None:
         """The content of a delivery was read back from disk."""
         delivery.content = content
-        self.parts.agents[delivery.transport].start(delivery, self._ended)
+        try:
+            self.parts.agents[delivery.transport].start(delivery, self._ended)
+        except Exception as error:  # noqa: BLE001 -- as in `_attempt`
+            self._broken(delivery, self._ended, error)
+
+    def _broken(self, delivery: Delivery, done: Callable[[Delivery], None], error: Exception) -> None:
+        """An agent raised, which it must not: its slot and memory are given back, and it is tried again like any failure."""
+        self._journal.broken(delivery.message, f"transport {delivery.transport}: {type(error).__name__}: {error}")
+        job: Job = delivery.job  # type: ignore[assignment]
+        if job.site is not None:  # else it has been told what became of it before
+            delivery.fail(Fact(Stage.RESOLVE, trouble=Trouble.BROKEN))
+            done(delivery)
 
     def _ended(self, delivery: Delivery) -> None:
         self._finished(delivery)
@@ -345,6 +356,8 @@ class Flow:
     def _settle(self, delivery: Delivery, conclusion: Conclusion) -> None:
         """Logs what became of each recipient and hands the consequences to the queue."""
         message = delivery.message
+        if self._crowds:
+            self._crowds.ended(message, conclusion.done + conclusion.deferred)
         if delivery.hosts:
             decided = conclusion.reports[0].action is not _DELAYED
             self._journal.attempts(message, delivery.hosts, decided=decided)
@@ -400,12 +413,12 @@ class Flow:
         """They are gone, or on disk only."""
         if len(recipients) == len(message.recipients):
             message.recipients = []
-            self._active.pop(message.id, None)
-            self._readback.release(message)
-        else:
-            message.recipients = without(message.recipients, recipients, self.parts.recipients_per_delivery)
+        elif self._crowds.leave(message, recipients):
             if self._backlog.sites:
                 self._make_room(recipients[0].destination)
+            return
+        self._active.pop(message.id, None)
+        self._readback.release(message)
 
     # Sites that are down
 

@@ -67,6 +67,12 @@ class Journal:
         reason = f"{reason}; the message is put on hold (mailflow queue check says more)"
         self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=reason)
 
+    def broken(self, message: Message, reason: str) -> None:
+        """A delivery agent failed in a way that nobody foresaw; the attempt counts as a temporary failure."""
+        self._event(
+            "warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=f"error in mailflow: {reason}"
+        )
+
     def outcome(self, report: DeliveryReport) -> None:
         """What became of one recipient."""
         action, more = report.action, {}

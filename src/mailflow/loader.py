@@ -22,8 +22,8 @@ from mailflow.scheduler import Lane, Scheduler
 
 LOADS = 4
 """Slices on their way from disk at a time."""
-SLICE = 200
-"""Recipients in a slice, at most."""
+LOOKS = 200
+"""Destinations that are found to have no room, one after the other, before the loop gets its turn again."""
 RETRY_SECONDS = 5.0
 """Wait before a load that failed is tried again."""
 BLOCKED_SECONDS = 1.0
@@ -42,8 +42,8 @@ class Loader:
         take: Callable[[Lane, list[Message]], None],
         time: QueueTime,
     ) -> None:
-        """`room(destination, lane)` says how many jobs may come; `take(lane, messages)` is given what was loaded, the
-        messages with one destination's recipients."""
+        """`room(destination, lane)` says how many recipients may come with one slice; `take(lane, messages)` is given
+        what was loaded, the messages with one destination's recipients."""
         self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
         self._room, self._take, self._time = room, take, time
         self._loads: dict[asyncio.Future[Slice], set[tuple[int, int]]] = {}
@@ -61,23 +61,37 @@ class Loader:
 
     def pump(self) -> None:
         """Starts the loads that are due and for which there is room."""
-        while len(self._loads) < LOADS:
+        for _ in range(LOOKS):
+            if len(self._loads) >= LOADS:
+                return
             now = self._time.look()
             request = self._backlog.take(now)
             if request is None:
                 return
-            destination, lane, after = request
-            room = self._room(destination, lane)
-            if not room:
-                dead = self._scheduler.dead_until(destination) - self._time.clock()
-                self._backlog.postpone(destination, lane, now, now + max(BLOCKED_SECONDS, dead))
-                continue
-            retried, limit = lane is Lane.DEFERRED, min(SLICE, room)
-            # New mail is due, whatever the wall clock said when it came.
-            load = self._queue.load(destination, after, now if retried else NEVER, limit, retried=retried)
-            self._backlog.asked(request, limit)
-            self._loads[load] = set()
-            load.add_done_callback(partial(self._loaded, request))
+            room = self._room(request.destination, request.lane)
+            if room:
+                self._load(request, room, now)
+            else:
+                self._postpone(request, now)
+
+    def _load(self, request: LoadRequest, limit: int, now: float) -> None:
+        destination, lane, after = request
+        retried = lane is Lane.DEFERRED
+        # New mail is due, whatever the wall clock said when it came.
+        load = self._queue.load(destination, after, now if retried else NEVER, limit, retried=retried)
+        self._backlog.asked(request, limit)
+        self._loads[load] = set()
+        load.add_done_callback(partial(self._loaded, request))
+
+    def _postpone(self, request: LoadRequest, now: float) -> None:
+        """There is no room for this destination, or for none: then the others need not be asked one by one."""
+        destination, lane, _ = request
+        if self._scheduler.full(lane):
+            self._backlog.postpone(destination, lane, now, 0.0)
+            self._backlog.block_lane(lane, now + BLOCKED_SECONDS)
+        else:
+            dead = self._scheduler.dead_until(destination) - self._time.clock()
+            self._backlog.postpone(destination, lane, now, now + max(BLOCKED_SECONDS, dead))
 
     def close(self) -> None:
         """Nothing that is still on its way will be taken."""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mailflow.delivery.request import Delivery, Done
 from mailflow.envelope import ContentFile
 from mailflow.queue import Selection
+from mailflow.report import Action
 from mailflow.store.reader import list_messages, read_content
 from tests.fakes.agent import DOWN, LATER, NEVER, RETURNED, TAKEN, FakeAgent
 from tests.flow.bench_of_parts import Bench, bench
@@ -378,3 +380,37 @@ def test_a_sender_without_domain_is_completed(tmp_path: Path) -> None:
         assert sorted(senders) == ["", "alice@here.example"]
 
     play(tmp_path / "spool", story, Looking())
+
+
+class Broken(FakeAgent):
+    """Raises where it must not: before or after it has said what became of a delivery."""
+
+    def start(self, delivery: Delivery, done: Done) -> None:
+        if "late" in delivery.recipients[0].address:
+            delivery.fail(TAKEN)
+            done(delivery)
+        raise RuntimeError("a mistake in the agent")
+
+
+@pytest.mark.parametrize("memory", [10**6, 0])
+def test_an_agent_that_raises_gives_its_slot_and_memory_back(tmp_path: Path, memory: int) -> None:
+    """`memory` 0: the content is read back for the attempt."""
+
+    async def story(b: Bench) -> None:
+        if not memory:
+            b.budget.used = 1  # nothing is kept as it comes in
+        for n in range(20):
+            await b.submit(f"u{n}@far.example", content=b"Subject: x\r\n\r\n" + b"x" * 70_000)
+        await b.until(lambda: len(b.receipt.reports) == 1)
+        (report,) = b.receipt.reports.values()
+        assert (report.action, report.status) == (Action.DELAYED, "4.3.0")
+        assert report.reason == "error in the mail system itself"
+        assert b.scheduler.running == 0
+        await b.submit("late@far.example")
+        assert (await b.receipt.wait(5)).ok
+        assert b.scheduler.running == 0
+        assert b.budget.used == (0 if memory else 1)
+        assert (await b.queue.counts()).deferred == 20
+
+    play(tmp_path / "spool", story, Broken(), content_memory=memory or 1)
+    assert "RuntimeError: a mistake in the agent" in (tmp_path / "log").read_text()

@@ -58,6 +58,8 @@ class Trouble(Enum):
     DISK_FULL = "mailbox disk is full or over quota"
     DAMAGED = "content in the queue is damaged"
     REJECTED_ROUTE = "address is refused by configuration"
+    BROKEN = "error in the mail system itself"
+    """The agent raised; the log says what."""
     UNATTEMPTED = "not attempted"
     """The agent gave the job back before it began (connection lost under the job in front of it, shutdown)."""
 

@@ -69,6 +69,7 @@ _FATE: dict[Trouble, tuple[Action, str]] = {
     # a bounce would return what is damaged; the operator may have a copy, and the queue says so until it gives up
     Trouble.DAMAGED: (Action.DELAYED, "4.3.0"),
     Trouble.REJECTED_ROUTE: (Action.FAILED, "5.7.1"),
+    Trouble.BROKEN: (Action.DELAYED, "4.3.0"),
     Trouble.UNATTEMPTED: (Action.DELAYED, "4.3.2"),
 }
 

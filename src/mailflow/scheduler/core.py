@@ -124,6 +124,10 @@ class Scheduler:
         for_other = max(0, self._kept_for_lane - (waiting - own))
         return max(0, min(more, self.settings.destination_jobs - waiting - for_other))
 
+    def full(self, lane: Lane) -> bool:
+        """Whether no destination at all has room for more jobs of this lane: one that has none yet finds the most."""
+        return self.room("", lane) == 0
+
     def admits(self, destination: str, lane: Lane = Lane.NEW) -> bool:
         """Whether memory has room for another job of this destination."""
         if self._waiting < self._plenty:  # as nearly always, and a message asks this once
