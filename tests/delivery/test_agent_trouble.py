@@ -88,6 +88,17 @@ def test_5yz_fails(stage):
     assert judge(one.facts[0])[:2] == (Action.FAILED, "5.7.1")
 
 
+@pytest.mark.parametrize("stage", ["EHLO", "MAIL", "RCPT", "DATA", "."])
+@pytest.mark.parametrize(("code", "action"), [(500, Action.DELAYED), (504, Action.DELAYED), (550, Action.FAILED)])
+def test_protocol_errors_may_be_taken_for_passing(stage, code, action):
+    answer = f"{code} 5.5.1 what?\r\n".encode()
+    one = facts_of(stage, answer, protocol_error_class="temporary")
+    verdict = judge(one.facts[0])
+    assert verdict.action is action
+    assert verdict.status == ("4.5.1" if action is Action.DELAYED else "5.5.1")
+    assert judge(facts_of(stage, answer).facts[0]).action is Action.FAILED
+
+
 def test_a_5yz_greeting_is_about_now_and_521_is_not():
     assert judge(facts_of("GREETING", b"554 5.7.1 blocked\r\n").facts[0])[:2] == (Action.DELAYED, "4.7.1")
     assert judge(facts_of("GREETING", b"521 no mail here\r\n").facts[0])[:2] == (Action.FAILED, "5.3.2")

@@ -74,6 +74,8 @@ class Fact(NamedTuple):
     """The host that decided, None when none was reached."""
     detail: str = ""
     """A few words more for log and report, never the text of an exception; for a success its reply on one line, or ""."""
+    soft: bool = False
+    """The configuration takes this refusal for a passing one (`smtp.protocol_error_class`)."""
 
 
 class Delivery:

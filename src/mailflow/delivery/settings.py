@@ -35,6 +35,9 @@ class SmtpSettings(Section):
         "ipv6-first", postfix="smtp_address_preference"
     )
     """Which of a host's addresses are tried, and in which order."""
+    protocol_error_class: Literal["permanent", "temporary"] = setting("permanent")
+    """What a host's replies 500 to 504 mean (it did not understand a command): the mail is returned, as they say, or kept
+    and tried again, for hosts and filters in between that are out of order now and then."""
 
     connect_timeout: Duration = setting("30s", postfix="smtp_connect_timeout")
     """For the TCP connection to one address."""

@@ -8,6 +8,7 @@ Rules in short, with their source:
 - A reply speaks for itself: 4yz stays, 5yz fails (RFC 5321 §4.2.1), with these exceptions: 552 to RCPT is
   "too many recipients" in disguise and stays (§4.5.3.1.10); a 5yz greeting other than 521 stays, since it is about
   us and now, not about the recipient, and another host or day may answer otherwise (§3.1; 521: RFC 7504 §3).
+- 500 to 504, protocol errors, pass where the configuration says so (wish 35).
 - No reply, or not an SMTP reply: stays (§4.5.4.1), also after the final dot, where the host may have taken the
   message: it may then arrive twice, which is better than not at all (§6.1).
 - DNS: what does not exist fails, what does not answer stays (§5.1); null MX fails (RFC 7505 §4.2). That is so for the
@@ -93,7 +94,7 @@ def judge(fact: Fact) -> Verdict:
         if (stage is _DOT or stage is _FILE) and 200 <= reply.code < 300:
             action = _RELAYED if stage is _DOT else _DELIVERED
             return _new(Verdict, (action, reply.status or "2.0.0", fact.detail or reply.text))
-        action, status = _judge_reply(fact.stage, reply)
+        action, status = _judge_reply(fact.stage, reply, soft=fact.soft)
         return Verdict(action, status, _said(fact, reply))
     trouble = fact.trouble or Trouble.UNATTEMPTED
     action, status = _FATE[trouble]
@@ -146,9 +147,9 @@ def same_host_again(fact: Fact) -> bool:
     return fact.stage is Stage.RCPT and fact.reply is not None and fact.reply.code in (452, 552)
 
 
-def _judge_reply(stage: Stage, reply: Reply) -> tuple[Action, str]:
+def _judge_reply(stage: Stage, reply: Reply, *, soft: bool) -> tuple[Action, str]:
     """Action and status for a reply that is no success."""
-    if reply.code >= 500 and not _is_temporary(stage, reply):
+    if reply.code >= 500 and not soft and not _is_temporary(stage, reply):
         return Action.FAILED, _status("5", stage, reply)
     return Action.DELAYED, _status("4", stage, reply)
 

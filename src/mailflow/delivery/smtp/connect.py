@@ -113,7 +113,8 @@ class Connector:
         reply = client.last if client.end is End.REPLY else None
         words = reply.text if reply is not None else (client.end or End.LOST).value
         step = client.ended_at if client.ended_at is not None else Step.EHLO
-        return fact_of((step, reply, client.end), self._record(host, words, began))
+        soft = self._settings.protocol_error_class == "temporary"
+        return fact_of((step, reply, client.end), self._record(host, words, began), soft=soft)
 
     def _record(self, host: Host, words: str, began: float) -> HostAttempt:
         seconds = asyncio.get_running_loop().time() - began

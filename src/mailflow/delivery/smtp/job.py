@@ -22,6 +22,9 @@ from mailflow.smtp.transaction import NO_PARAMETERS, Answer, End, Parameters, St
 MAX_RESTARTS = 5
 """How often a job may find its kept connection dead before that counts as the host's failure."""
 
+PROTOCOL_ERRORS = range(500, 505)
+"""What a host says that did not understand us, or lost its thread (RFC 5321 §4.2.2): nothing about the mail itself."""
+
 _FIRST = (0,)
 _DOT = Step.DOT  # a global is found faster than an enum's member
 
@@ -121,10 +124,10 @@ class Job(Transaction):
         step, reply, _ = answer
         return reply if step is _DOT and reply is not None and reply.code < 300 else None
 
-    def take_in(self, host: HostAttempt, *, other_hosts: bool) -> None:
+    def take_in(self, host: HostAttempt, *, other_hosts: bool, soft: bool = False) -> None:
         """Notes the answers of a finished transaction; `open` is afterwards who needs another one.
 
-        `other_hosts`: whether there are hosts that this job has not tried.
+        `other_hosts`: whether there are hosts that this job has not tried. `soft`: protocol errors may pass.
         """
         self.delivery.hosts.append(host)
         answers = self.answers
@@ -132,7 +135,7 @@ class Job(Transaction):
         accepted = any(answer is not None and answer[0] is Step.DOT for answer in answers)
         stay = set(self.open[len(sent) :])
         for index, answer in zip(sent, answers, strict=True):
-            fact = self.facts[index] = fact_of(answer, host)
+            fact = self.facts[index] = fact_of(answer, host, soft=soft)
             if (accepted and same_host_again(fact)) or (other_hosts and next_host(fact)):
                 stay.add(index)
         self.open = [index for index in self.open if index in stay]
@@ -178,13 +181,13 @@ def _time_left(options: Options, now: float) -> str:
     return f"{seconds};{options.by_mode}"
 
 
-def fact_of(answer: Answer | None, host: HostAttempt) -> Fact:
+def fact_of(answer: Answer | None, host: HostAttempt, *, soft: bool = False) -> Fact:
     """The fact for one recipient's answer."""
     if answer is None:
         return Fact(Stage.MAIL, None, Trouble.UNATTEMPTED, host)
     step, reply, end = answer
     if reply is not None:
-        return Fact(_STAGE[step], reply, None, host)
+        return Fact(_STAGE[step], reply, None, host, "", soft and reply.code in PROTOCOL_ERRORS)
     if end is End.NO_CONTENT:
         return Fact(Stage.STORE, None, Trouble.IO_ERROR)
     detail = "line end in an address" if end is End.BAD_ADDRESS else ""

@@ -226,7 +226,8 @@ class Site:
         if not again:
             self._count(connection)
             record = self._record(connection, job, end_words(job.answers))
-            job.take_in(record, other_hosts=self._addresses > 1 and self._has_others(job, connection.host))
+            others = self._addresses > 1 and self._has_others(job, connection.host)
+            job.take_in(record, other_hosts=others, soft=self._home.settings.protocol_error_class == "temporary")
         self._free(connection)
         if not job.open:
             job.finish()
@@ -242,7 +243,7 @@ class Site:
         record = self._record(connection, job, words)
         delivery = job.delivery
         delivery.hosts.append(record)
-        delivery.facts.append(_new(Fact, (_DOT, reply, None, record, words)))
+        delivery.facts.append(_new(Fact, (_DOT, reply, None, record, words, False)))
         self._free(connection)
         job.give_back()
 
