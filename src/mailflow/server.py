@@ -47,6 +47,7 @@ STOP_SECONDS = 2.0
 class Server:
     """One mail server on one spool, in the running event loop."""
 
+    dns: DnsResolver
     queue: Queue
     flow: Flow
     guards: Guards
@@ -162,6 +163,8 @@ class Server:
         self.queue = await Queue.open(settings.spool, settings.queue)
         self.queue.on_failure = self._queue_failed
         stack.push_async_callback(self.queue.close)
+        self.dns = DnsResolver(settings.dns)
+        stack.push_async_callback(self.dns.close)
         self.flow = self._make_flow()
         stack.push_async_callback(self._stop_flow)
         if self._deliver:
@@ -179,9 +182,9 @@ class Server:
         settings = self.settings
         if not settings.listener:
             return
-        self.guards = Guards(settings)
-        await self.guards.start()
+        self.guards = Guards(settings, self.dns, self.log)
         self._stack.push_async_callback(self.guards.close)
+        await self.guards.start()
         self.listener = Listener(
             settings.listener,
             settings.limits,
@@ -243,10 +246,8 @@ class Server:
 
     def _make_agents(self) -> dict[str, Agent]:
         settings = self.settings
-        dns = DnsResolver(settings.dns)
-        self._stack.push_async_callback(dns.close)
         return {
-            "smtp": SmtpAgent(settings.smtp, dns, settings.hostname, own=lambda: self.addresses),
+            "smtp": SmtpAgent(settings.smtp, self.dns, settings.hostname, own=lambda: self.addresses),
             "local": LocalAgent(settings.local.maildir, settings.hostname),
             "discard": DiscardAgent(),
         }

@@ -20,6 +20,12 @@ from mailflow.config import KeyPath, Mistake, Root
 from mailflow.config.names import complete, is_domain, machine_name, search_domain
 from mailflow.control.settings import ControlSettings
 from mailflow.delivery.settings import SmtpSettings
+from mailflow.ingress.checks.settings import (
+    DnsblSettings,
+    GreylistSettings,
+    PolicyHookSettings,
+    PolicyServiceSettings,
+)
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.net.settings import DnsSettings
 from mailflow.observe.settings import LogSettings
@@ -54,6 +60,14 @@ class Settings(Root):
     """Addresses to accept mail on; without any, mail enters by `mailflow send` and the Python API only."""
 
     limits: LimitsSettings = setting(LimitsSettings())
+    dnsbl: DnsblSettings = setting(DnsblSettings())
+    greylist: GreylistSettings = setting(GreylistSettings())
+    policy_service: list[PolicyServiceSettings] = setting([])
+    """Servers that are asked about each recipient, in this order."""
+
+    policy_hook: list[PolicyHookSettings] = setting([])
+    """Python functions that are asked, in this order."""
+
     relay: RelaySettings = setting(RelaySettings())
     route: list[RouteSettings] = setting([])
     """Where mail for single domains and addresses goes; the first that matches decides."""
@@ -120,6 +134,7 @@ class Settings(Root):
             accepted = 'a full name such as "mx.example.org", or a `domain` that completes it'
             yield Mistake(("hostname",), f'"{self.hostname}" is not a full host name', accepted)
         yield from self._listener_mistakes()
+        yield from self._check_mistakes()
         yield from self._local_mistakes()
         yield from self._path_mistakes()
 
@@ -130,6 +145,15 @@ class Settings(Root):
                     message = f"{later.bind} is taken already by listener[{j}] ({earlier.bind})"
                     yield Mistake(("listener", i, "bind"), message, "another port or address")
                     break
+
+    def _check_mistakes(self) -> Iterator[Mistake]:
+        for key, names in (
+            ("policy_service", [service.name or service.address for service in self.policy_service]),
+            ("policy_hook", [hook.name or hook.call for hook in self.policy_hook]),
+        ):
+            for i, name in enumerate(names):
+                if name in names[:i]:
+                    yield Mistake((key, i), f'there is a {key} "{name}" already', "a `name` of its own")
 
     def _local_mistakes(self) -> Iterator[Mistake]:
         local = self.local

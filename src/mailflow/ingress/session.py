@@ -11,6 +11,8 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -39,7 +41,19 @@ _USUAL_OPTIONS = {
 class Desk:
     """What all sessions share: whom they ask."""
 
-    __slots__ = ("begin", "is_ours", "log", "open", "panel", "recipient_limit", "relay", "resolve", "room", "service")
+    __slots__ = (
+        "_instances",
+        "begin",
+        "is_ours",
+        "log",
+        "open",
+        "panel",
+        "recipient_limit",
+        "relay",
+        "resolve",
+        "room",
+        "service",
+    )
 
     def __init__(
         self,
@@ -62,6 +76,12 @@ class Desk:
         self.open: Callable[[Desk, Wire, str, int], Session] = self.panel.session or Session
         """Makes the session of a new connection."""
         self.service = service
+        mark = secrets.token_hex(8)
+        self._instances = (f"{mark}.{number:x}" for number in itertools.count(1))
+
+    def instance(self) -> str:
+        """A name for a transaction; no other one has it."""
+        return next(self._instances)
 
 
 class Wire(Protocol):
@@ -101,6 +121,7 @@ class Session(Asked):
         "_finishing",
         "_holding",
         "_incoming",
+        "_instance",
         "_instead",
         "_opening",
         "_peer",
@@ -143,6 +164,7 @@ class Session(Asked):
         """The connection was told to read no more."""
         self._finishing = False
         self._answer: Reply | None = None
+        self._instance = ""
 
     def __repr__(self) -> str:
         return f"<Session {self.client} from={self.sender!r} recipients={len(self.recipients)}>"
@@ -171,6 +193,13 @@ class Session(Asked):
     def size(self) -> int:
         """The message's size in bytes as far as it has come; before it comes, the announced one."""
         return self._size or self.params.size or 0
+
+    @property
+    def instance(self) -> str:
+        """A name for the transaction, made when somebody asks for it."""
+        if not self._instance:
+            self._instance = self._desk.instance()
+        return self._instance
 
     def identify(self, **changes: Any) -> None:
         """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
@@ -240,6 +269,7 @@ class Session(Asked):
         self.params = params
         self.recipients = []
         self._marks = None
+        self._instance = ""
         refusal = self._desk.room(0 if params is NO_MAIL_PARAMS else params.size or 0)
         if refusal is None and not self.trusted:
             refusal = check_sender(sender)

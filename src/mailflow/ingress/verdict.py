@@ -48,6 +48,8 @@ class Action(Enum):
     """The message is accepted and stays in the queue until it is released; `reason` tells why (quarantine)."""
     HEADER = "header"
     """The message gets `header` in front."""
+    PERMIT = "permit"
+    """Ends a list of rules without an objection (`policy/rules.py`); by itself it changes nothing."""
     EDIT = "edit"
     """The envelope is changed by `edit`, and the message gets `header` in front."""
 
@@ -116,6 +118,11 @@ class Situation(Protocol):
     @property
     def incoming(self) -> Incoming | None:
         """From DATA on: where the message's bytes go."""
+        ...
+
+    @property
+    def instance(self) -> str:
+        """A name for the transaction, the same at all its stages and never used again; for policy services."""
         ...
 
     @property

@@ -15,7 +15,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import aiodns
 import idna
@@ -112,6 +112,23 @@ class Resolver:
             raise error
         raise NoSuchDomain(host)
 
+    async def records(self, name: str, kind: Literal["A", "TXT"]) -> tuple[str, ...]:
+        """The records of one kind as they are, for lists in the DNS: none when the name does not exist or has no such one.
+
+        TXT records are decoded as UTF-8, what is not that replaced. Raises `DnsTemporary`.
+        """
+        try:
+            return (await self._ask(to_ascii(name), kind)).records
+        except NoSuchDomain:
+            return ()
+
+    def known(self, name: str, kind: Literal["A", "TXT"]) -> tuple[str, ...] | None:
+        """The same at once, for a name in the form of `to_ascii`: None when it has to be asked for."""
+        found = self._cache.get((name, kind))
+        if isinstance(found, Answer):
+            return found.records
+        return () if isinstance(found, NoSuchDomain) else None
+
     async def close(self) -> None:
         """Ends all look-ups; those who wait for one get `DnsTemporary`."""
         self._closed = True
@@ -202,7 +219,12 @@ def _server(host: str, port: int) -> str:
     return f"[{host}]:{port}" if is_ipv6(host) else f"{host}:{port}"
 
 
-_TYPES = {"MX": pycares.QUERY_TYPE_MX, "A": pycares.QUERY_TYPE_A, "AAAA": pycares.QUERY_TYPE_AAAA}
+_TYPES = {
+    "MX": pycares.QUERY_TYPE_MX,
+    "A": pycares.QUERY_TYPE_A,
+    "AAAA": pycares.QUERY_TYPE_AAAA,
+    "TXT": pycares.QUERY_TYPE_TXT,
+}
 
 
 def _read(result: pycares.DNSResult, kind: str, settings: DnsSettings) -> Answer:
@@ -211,6 +233,8 @@ def _read(result: pycares.DNSResult, kind: str, settings: DnsSettings) -> Answer
     records: tuple[Any, ...]
     if kind == "MX":
         records = tuple((record.priority, record.exchange.rstrip(".").lower()) for record in data)
+    elif kind == "TXT":
+        records = tuple(record.data.decode("utf-8", "replace") for record in data)
     else:
         records = tuple(record.addr for record in data)
     if not records:
