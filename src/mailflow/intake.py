@@ -143,7 +143,8 @@ class Incoming:
         envelope, now = self.envelope, self._now
         recipients = envelope.recipients
         if len(recipients) > 1:  # who is named twice gets one copy
-            recipients = list({(r.address, r.original): r for r in recipients}.values())
+            # the shorter key, for there may be a million of them
+            recipients = list({(r.address, r.original) if r.original else r.address: r for r in recipients}.values())
             for number, recipient in enumerate(recipients):
                 recipient.number = number
         for recipient in recipients:

@@ -28,6 +28,7 @@ from mailflow.store.batch import Admin, Done
 from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
 from mailflow.store.failure import failure
+from mailflow.store.leftovers import SweepTask
 from mailflow.store.lock import SpoolLock
 from mailflow.store.lookup import Lookups
 from mailflow.store.room import COPIES, ROW_BYTES
@@ -57,6 +58,8 @@ ADMIN_AT_ONCE = 4
 ADMIN_SPARES = 5
 """While mail comes and goes, a command leaves it the writer for so many times as long as its last step took. So it has a
 sixth of the writer's time, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
+SWEEP_SPARES = 19
+"""The same for what deleted messages left behind, which nobody waits for: a twentieth of the writer's time."""
 ADMIN_PAUSE_SECONDS = 1.0
 """The longest such pause."""
 
@@ -83,6 +86,10 @@ class Queue:
         self._closed = False
         self._commands = asyncio.Semaphore(ADMIN_AT_ONCE)
         self._mail_commits = 0
+        self._sweep: SweepTask | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_commits = 0
+        self._clear_up()
 
     def __repr__(self) -> str:
         return f"<Queue {self.spool} {self._writer!r}>"
@@ -209,11 +216,38 @@ class Queue:
         """
         async with self._commands:
             task = AdminTask(command, selection, self._now() - self.skew)
-            while not task.complete:
-                if changed := await self._step(task):
-                    yield changed
-                if not task.complete:
-                    await self._give_way(task)
+            try:
+                while not task.complete:
+                    if changed := await self._step(task):
+                        yield changed
+                    if not task.complete:
+                        await self._give_way(task)
+            finally:
+                self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Begins to remove what deleted messages have left; in steps, beside the mail, until nothing is left."""
+        if self._store.leftovers and self._sweep is None:
+            self._sweep = SweepTask()
+            self._sweep_on()
+
+    def _sweep_on(self) -> None:
+        assert self._sweep is not None  # noqa: S101 - set by the callers
+        self._sweep_timer = None
+        self._step(self._sweep).add_done_callback(self._swept)
+
+    def _swept(self, step: asyncio.Future[list[Any]]) -> None:
+        sweep, self._sweep = self._sweep, None
+        if self._closed or sweep is None or step.cancelled() or step.exception() is not None:
+            return  # the next deletion, or the next start, goes on
+        if sweep.complete:
+            self._clear_up()  # something may have been deleted since
+            return
+        self._sweep = sweep
+        seen, self._sweep_commits = self._sweep_commits, self._writer.mail_commits
+        busy = self._writer.waiting or seen != self._sweep_commits
+        pause = min(ADMIN_PAUSE_SECONDS, sweep.seconds * SWEEP_SPARES) if busy else 0.0
+        self._sweep_timer = self._loop.call_later(pause, self._sweep_on)
 
     def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> None:
         """Puts a message on hold whose content is damaged; `each` gets what every step changed.
@@ -264,6 +298,8 @@ class Queue:
         if self._closed:
             return
         self._closed = True
+        if self._sweep_timer:
+            self._sweep_timer.cancel()
         for task in self._spills:
             task.cancel()
         if self._spills:

@@ -65,7 +65,13 @@ def test_an_older_format_is_read_as_it_is_and_migrated_by_a_server(tmp_path: Pat
     with_queue(tmp_path, first)
     db = sqlite3.connect(tmp_path / "queue.db")
     first_index = "CREATE INDEX recipient_due ON recipient (destination, due, message_id, number)"
-    steps = ("DROP TABLE extent", "DROP INDEX content_file", "DROP INDEX recipient_due", first_index)
+    steps = (
+        "DROP TABLE leftover",
+        "DROP TABLE extent",
+        "DROP INDEX content_file",
+        "DROP INDEX recipient_due",
+        first_index,
+    )
     for step in (*steps, "PRAGMA user_version = 1"):
         db.execute(step)
     db.close()
@@ -96,6 +102,7 @@ def test_format_2_is_read_with_its_segments_before_a_server_has_migrated_it(tmp_
     with_queue(tmp_path, first)
     db = sqlite3.connect(tmp_path / "queue.db")
     assert db.execute("SELECT count(*) FROM extent").fetchone() == (1,)
+    db.execute("DROP TABLE leftover")
     db.execute("PRAGMA user_version = 2")
     db.close()
     [message] = list_messages(tmp_path)

@@ -116,7 +116,7 @@ def _delete(store: Store, rows: Rows) -> list[int]:
         store.db.execute(f"DELETE FROM recipient WHERE {_KEYS}", {"keys": keys})  # noqa: S608
         for key in partly:
             store.count_down(key, touched[key])
-    store.remove(gone)
+    store.leave(gone)
     return gone
 
 

@@ -145,7 +145,8 @@ def _orphans(db: sqlite3.Connection) -> Iterator[Finding]:
     for table, column in (("recipient", "message_id"), ("content", "id"), ("extent", "id")):
         sql = (
             f"SELECT DISTINCT {column} FROM {table}"  # noqa: S608 -- names of ours
-            f" WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.id = {table}.{column}) LIMIT ?"
+            f" WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.id = {table}.{column})"
+            f" AND NOT EXISTS (SELECT 1 FROM leftover WHERE leftover.id = {table}.{column}) LIMIT ?"
         )
         noun = "recipients" if table == "recipient" else "content"
         for (key,) in db.execute(sql, (ORPHANS,)).fetchall():

@@ -17,6 +17,7 @@ import time
 
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store.failure import failure
+from mailflow.store.leftovers import SweepTask
 from mailflow.store.schema import PAGE_SIZE_BYTES, database
 from mailflow.store.sqlite import Store
 
@@ -39,11 +40,18 @@ class CompactTask:
         """What the last step took."""
         self._pages = FIRST_PAGES
         self._begun = False
+        self._sweep = SweepTask()
 
     def step(self, store: Store) -> list[int]:
         """The next part. Raises QueueError when the database is not laid out for it, or cannot be written."""
         begun = time.perf_counter()
-        given = self._move(store) if self._begun else self._begin(store)
+        if not self._begun:
+            given = self._begin(store)
+        elif not self._sweep.complete:
+            given = 0
+            self._sweep.step(store)
+        else:
+            given = self._move(store)
         self.seconds = time.perf_counter() - begun
         if self.seconds > STEP_SECONDS:
             self._pages = max(1, self._pages // 2)

@@ -137,6 +137,10 @@ class ContentFiles:
         self._named.discard(number)
         self.path(number).unlink(missing_ok=True)
 
+    def has(self, id: int) -> bool:
+        """Whether message `id` has a content file."""
+        return id in self._in_use
+
     @property
     def busy(self) -> bool:
         """Whether any message has a content file (the common case has none, and then needs no look-ups)."""

@@ -52,7 +52,10 @@ def read(db: sqlite3.Connection, spool: Path, ids: Sequence[int]) -> dict[int, C
         key: QueueError(f"message {format_id(key)} is not in the queue") for key in ids
     }
     asked = json.dumps(list(ids))
-    sql = "SELECT id, crc, file, data FROM content WHERE id IN (SELECT value FROM json_each(?))"
+    sql = (
+        "SELECT id, crc, file, data FROM content WHERE id IN (SELECT value FROM json_each(?))"
+        " AND NOT EXISTS (SELECT 1 FROM leftover WHERE leftover.id = content.id)"
+    )
     for key, crc, file, data in db.execute(sql, (asked,)).fetchall():
         try:
             result[key] = _check_bytes(key, crc, data) if file is None else _check_file(db, spool, key, crc, file)
@@ -153,7 +156,15 @@ def _check_file(db: sqlite3.Connection, spool: Path, id: int, crc: int, file: in
     except OSError as error:
         if error.errno in _PASSING:
             raise _unread(id, error) from error
-        raise _damaged(id, f"cannot be read: {path}: {error.strerror}") from error
+        raise _file_damaged(db, id, crc, file, f"cannot be read: {path}: {error.strerror}") from error
     if left or value != crc:
-        raise _damaged(id, f"does not match its checksum: {path}")
+        raise _file_damaged(db, id, crc, file, f"does not match its checksum: {path}")
     return ContentFile(path, size)
+
+
+def _file_damaged(db: sqlite3.Connection, id: int, crc: int, file: int, what: str) -> QueueError:
+    """Looks again, for its message may have left meanwhile; then the file has gone, or is another's."""
+    row = db.execute("SELECT crc, file FROM content WHERE id = ?", (id,)).fetchone()
+    if row != (crc, file):
+        return QueueError(f"message {format_id(id)} is not in the queue any more")
+    return _damaged(id, what)

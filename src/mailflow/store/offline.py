@@ -14,6 +14,7 @@ from pathlib import Path
 from mailflow.errors import QueueError
 from mailflow.store.admin import AdminTask, Command, merged
 from mailflow.store.compact import INCREMENTAL, CompactTask, rewrite
+from mailflow.store.leftovers import SweepTask
 from mailflow.store.lock import SpoolLock
 from mailflow.store.schema import database
 from mailflow.store.settings import QueueSettings
@@ -61,6 +62,9 @@ class OfflineQueue:
         while not task.complete:
             if changed := task.step(self._store):
                 yield changed
+        sweep = SweepTask()
+        while not sweep.complete:
+            sweep.step(self._store)
 
 
 @contextmanager

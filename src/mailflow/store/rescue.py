@@ -26,6 +26,7 @@ _TABLES = {
     "recipient": ("message_id", RECIPIENT_COLUMNS),
     "content": ("id", "id, crc, file, data"),
     "extent": ("id", "id, crc, segment, page, size"),
+    "leftover": ("id", "id"),
 }
 _WALKS = (
     *(f"SELECT {key} FROM {table} ORDER BY {key}" for table, (key, _) in _TABLES.items()),  # noqa: S608

@@ -9,6 +9,7 @@ recipient  one row for each recipient that is still to be delivered; the index g
            those never tried and those deferred apart (wish 47)
 content    the bytes, apart from the rest so that listing never reads them; `file` names a content file instead
 extent     in whose place it says where in a segment file the bytes are: `page` is the first, `size` in bytes
+leftover   contents whose message an administrator has deleted; they go when the disk has time (leftovers.py)
 meta       high_water: no id up to this one is ever handed out again
 """
 
@@ -21,9 +22,11 @@ from urllib.parse import quote
 
 from mailflow.errors import QueueError
 
-FORMAT = 3
+FORMAT = 4
 SEGMENTS_SINCE = 2
 """The first format with a table `extent`."""
+LEFTOVERS_SINCE = 4
+"""The first format with a table `leftover`."""
 APPLICATION_ID = 0x6D666C77
 """The bytes "mflw"."""
 PAGE_SIZE_BYTES = 8192
@@ -58,7 +61,9 @@ _LANES = (
 )
 """New mail is found behind any number of deferred recipients, and the reverse."""
 
-_STEPS: dict[int, tuple[str, ...]] = {0: _TABLES, 1: _SEGMENTS, 2: _LANES}
+_LEFTOVER = "TABLE leftover (id INTEGER PRIMARY KEY)"
+
+_STEPS: dict[int, tuple[str, ...]] = {0: _TABLES, 1: _SEGMENTS, 2: _LANES, 3: (f"CREATE {_LEFTOVER}",)}
 """What leads from each older format to the next; 0 is an empty file. Contents that are in the database stay there."""
 
 
@@ -108,8 +113,11 @@ def connect_read_only(spool: Path) -> sqlite3.Connection:
         timeout=BUSY_SECONDS,
     )
     try:
-        if check_format(db, path) < SEGMENTS_SINCE:  # no server has migrated it yet: an empty table in its place
+        version = check_format(db, path)
+        if version < SEGMENTS_SINCE:  # no server has migrated it yet: an empty table in its place
             db.execute(f"CREATE TEMP {_EXTENT}")
+        if version < LEFTOVERS_SINCE:
+            db.execute(f"CREATE TEMP {_LEFTOVER}")
     except BaseException:
         db.close()
         raise

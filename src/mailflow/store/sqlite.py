@@ -62,6 +62,7 @@ class _Table:
 _MESSAGE = _Table("message", rows.MESSAGE_COLUMNS, "id")
 _RECIPIENT = _Table("recipient", rows.RECIPIENT_COLUMNS, "message_id")
 _CONTENT = _Table("content", "id, crc, file, data", "id")
+_LEFTOVER = _Table("leftover", "id", "id")
 _EXTENT = _Table("extent", "id, crc, segment, page, size", "id", " RETURNING segment, page, size")
 
 
@@ -75,6 +76,8 @@ class Store:
         self.high_water = 0
         """No id up to this one may be handed out by a later run."""
         self.segment_threshold = settings.segment_threshold
+        self.leftovers = False
+        """Whether deleted messages may have left contents that `sweep` has to remove."""
         self._settings = settings
         self._now = now
         self._db: sqlite3.Connection | None = None
@@ -111,6 +114,7 @@ class Store:
         newest = self._db.execute("SELECT max(id) FROM message").fetchone()[0]
         self._reserved = mark[0] if mark else 0
         self.high_water = max(self.high_water, self._reserved, newest or 0)
+        self.leftovers = self._db.execute("SELECT 1 FROM leftover LIMIT 1").fetchone() is not None
 
     def _disconnect(self) -> None:
         self.segments.close()
@@ -253,6 +257,25 @@ class Store:
         self._delete(_CONTENT, ids)
         if self.segments.rows:
             self.segments.leave(self._delete(_EXTENT, ids))
+
+    def leave(self, ids: list[int]) -> None:
+        """As `remove`, but contents in the database stay for `sweep`: each is a page to be written, and nobody needs it now."""
+        ids.sort()
+        self._delete(_MESSAGE, ids)
+        self._delete(_RECIPIENT, ids)
+        if self.files.busy:
+            self._delete(_CONTENT, [key for key in ids if self.files.has(key)])
+        if self.segments.rows:
+            self.segments.leave(self._delete(_EXTENT, ids))
+        self._insert(_LEFTOVER, ids)
+        self.leftovers = True
+
+    def sweep(self, most: int) -> int:
+        """Removes contents that deleted messages left, at most so many, inside a transaction of the caller's. How many."""
+        ids = [row[0] for row in self.db.execute("SELECT id FROM leftover ORDER BY id LIMIT ?", (most,))]
+        self._delete(_CONTENT, ids)
+        self._delete(_LEFTOVER, ids)
+        return len(ids)
 
     # Settling
 
