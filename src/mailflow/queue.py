@@ -24,7 +24,7 @@ from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import IdSource
 from mailflow.store import query
 from mailflow.store.admin import AdminTask, Command, merged
-from mailflow.store.batch import Admin, Done
+from mailflow.store.batch import Admin, Done, Task
 from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
 from mailflow.store.failure import failure
@@ -323,7 +323,7 @@ class Queue:
         if self._writer.waiting or seen != self._mail_commits:
             await asyncio.sleep(min(ADMIN_PAUSE_SECONDS, task.seconds * ADMIN_SPARES))
 
-    def _step(self, task: AdminTask | CompactTask) -> asyncio.Future[list[Any]]:
+    def _step(self, task: Task) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
 
         def done(result: list[Any] | QueueError) -> None:

@@ -7,8 +7,6 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from mailflow.errors import QueueDamaged, QueueError
 from mailflow.queue import Queue, QueueSettings, Selection
 from mailflow.store import contents
@@ -70,9 +68,8 @@ def test_a_deletion_is_whole_at_every_moment_and_a_crash_in_between_is_taken_up(
     assert not any((spool / "content").iterdir())
     assert counts(spool).messages == 1
     assert list(check(spool, full=True)) == []
-    with closing(connect_read_only(spool)) as db, pytest.raises(QueueError, match="not in the queue"):
-        answer = contents.read(db, spool, ids[:1])[ids[0]]
-        raise answer if isinstance(answer, QueueError) else AssertionError(answer)
+    with closing(connect_read_only(spool)) as db:
+        assert "not in the queue" in str(contents.read(db, spool, ids[:1])[ids[0]])
     sweep = SweepTask()
     sweep.step(store)
     assert 0 < rows(spool, "leftover") < MESSAGES
