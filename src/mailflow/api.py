@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from mailflow.envelope import Options, Peer
+from mailflow.guards import Programs
+from mailflow.ingress.auth.program import Authenticate
 from mailflow.operator import Operator
 from mailflow.receipt import Receipt
 from mailflow.server import Server
@@ -30,9 +32,23 @@ API_PEER = Peer(protocol="API")
 class Mailflow:
     """One mail server. An async context manager: entering starts it, leaving stops it cleanly."""
 
-    def __init__(self, settings: Settings, *, deliver: bool = True) -> None:
-        """`deliver=False`: messages are only stored, for a server that is started later on the same spool."""
-        self._server = Server(settings, deliver=deliver)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        deliver: bool = True,
+        authenticate: Authenticate | None = None,
+        check_token: Authenticate | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: the configuration.
+            deliver: False: messages are only stored, for a server that is started later on the same spool.
+            authenticate: `async (login, password) -> True, the login as it is to be known, or None`: who may log in with
+                AUTH. Raising means a temporary failure. It runs in the event loop, so it must not block.
+            check_token: the same for bearer tokens (OAUTHBEARER, XOAUTH2): `async (claimed login or "", token)`.
+        """
+        self._server = Server(settings, deliver=deliver, programs=Programs(authenticate, check_token))
 
     @property
     def server(self) -> Server:

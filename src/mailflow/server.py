@@ -24,7 +24,7 @@ from mailflow.envelope import InboundEnvelope, Options, Peer, Recipient
 from mailflow.errors import QueueError, SendError
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
-from mailflow.guards import Guards
+from mailflow.guards import NO_PROGRAMS, Guards, Programs
 from mailflow.ingress.listener import Listener
 from mailflow.journal import Journal
 from mailflow.net.dns import Resolver as DnsResolver
@@ -53,8 +53,10 @@ class Server:
     guards: Guards
     scheduler: Scheduler
 
-    def __init__(self, settings: Settings, *, deliver: bool = True, log: EventLog | None = None) -> None:
-        """`deliver=False`: takes messages in and leaves them in the queue."""
+    def __init__(
+        self, settings: Settings, *, deliver: bool = True, log: EventLog | None = None, programs: Programs = NO_PROGRAMS
+    ) -> None:
+        """`deliver=False`: takes messages in and leaves them in the queue. `programs`: an embedding program's functions."""
         self.settings = settings
         self.resolver = Resolver(
             settings.local, settings.relay, settings.route, hostname=settings.hostname, origin=settings.origin
@@ -67,6 +69,7 @@ class Server:
         """Set when the queue has failed for good and the server should be stopped."""
         self._deliver = deliver
         self._given_log = log
+        self._programs = programs
         self._grace_ends = 0.0
         """Loop time; set when the server begins to stop."""
         self._stack = AsyncExitStack()
@@ -182,7 +185,7 @@ class Server:
         settings = self.settings
         if not settings.listener:
             return
-        self.guards = Guards(settings, self.dns, self.log)
+        self.guards = Guards(settings, self.dns, self.log, programs=self._programs)
         self._stack.push_async_callback(self.guards.close)
         await self.guards.start()
         self.listener = Listener(
@@ -194,6 +197,7 @@ class Server:
             intake=self.flow,
             log=self.log,
             panel=self.guards.panel(),
+            auth=self.guards.auth.authenticator,
         )
         await self.listener.start()
         self._stack.push_async_callback(self.listener.close)

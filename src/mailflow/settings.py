@@ -20,6 +20,7 @@ from mailflow.config import KeyPath, Mistake, Root
 from mailflow.config.names import complete, is_domain, machine_name, search_domain
 from mailflow.control.settings import ControlSettings
 from mailflow.delivery.settings import SmtpSettings
+from mailflow.ingress.auth.settings import AuthSettings
 from mailflow.ingress.checks.settings import (
     DnsblSettings,
     GreylistSettings,
@@ -73,6 +74,7 @@ class Settings(Root):
     """Where mail for single domains and addresses goes; the first that matches decides."""
 
     local: LocalSettings = setting(LocalSettings())
+    auth: AuthSettings = setting(AuthSettings())
     queue: QueueSettings = setting(QueueSettings())
     scheduler: SchedulerSettings = setting(SchedulerSettings())
     bounce: BounceSettings = setting(BounceSettings())
@@ -122,6 +124,13 @@ class Settings(Root):
             "spool": _below(base, self.spool),
             "local": self.local.model_copy(update={"maildir": str(_below(base, self.local.maildir))}),
         }
+        auth = self.auth
+        files = {"file": auth.file, "dovecot": auth.dovecot, "sender_login_file": auth.sender_login_file}
+        here: dict[str, Any] = {key: _below(base, path) for key, path in files.items() if path is not None}
+        if auth.sql.database and not auth.sql.is_postgres:
+            here["sql"] = auth.sql.model_copy(update={"database": str(_below(base, auth.sql.database))})
+        if here:
+            changed["auth"] = auth.model_copy(update=here)
         if self.log.to not in _STREAMS:
             changed["log"] = self.log.model_copy(update={"to": str(_below(base, self.log.to))})
         if self.control.socket is not None:
@@ -136,6 +145,8 @@ class Settings(Root):
         yield from self._listener_mistakes()
         yield from self._check_mistakes()
         yield from self._local_mistakes()
+        for key, message, accepted in self.auth.mistakes():
+            yield Mistake(("auth", *key.split(".")), message, accepted)
         yield from self._path_mistakes()
 
     def _listener_mistakes(self) -> Iterator[Mistake]:

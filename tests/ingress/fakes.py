@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from mailflow.envelope import InboundEnvelope
+from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.listener import Listener
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.rewrite import LocalSettings, RelaySettings, Resolver, RouteSettings
@@ -102,7 +103,13 @@ def resolver() -> Resolver:
 
 @asynccontextmanager
 async def listening(
-    intake: FakeIntake, log: FakeLog | None = None, *, trusted: bool = True, bind: str = "127.0.0.1:0", **limits: Any
+    intake: FakeIntake,
+    log: FakeLog | None = None,
+    *,
+    trusted: bool = True,
+    bind: str = "127.0.0.1:0",
+    auth: Authenticator | None = None,
+    **limits: Any,
 ) -> AsyncIterator[Listener]:
     listener = Listener(
         [ListenerSettings(bind=bind)],
@@ -112,6 +119,7 @@ async def listening(
         recipients=resolver(),
         intake=intake,
         log=log or FakeLog(),
+        auth=auth,
     )
     await listener.start()
     try:

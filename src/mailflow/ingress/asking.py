@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, cast
 
 from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Guard, Situation, Stage, Verdict, Watcher
@@ -125,6 +125,22 @@ class Asked:
         self._task = None
         if answer is not PENDING:
             self._decided(answer)
+
+    def later(self, work: Coroutine[Any, Any, Reply], failed: Reply) -> Answer:
+        """Answers with what `work` gives, or with `failed` when it raises or takes longer than the panel's limit."""
+        self._task = asyncio.get_running_loop().create_task(self._work(work, failed))
+        return PENDING
+
+    async def _work(self, work: Coroutine[Any, Any, Reply], answer: Reply) -> None:
+        try:
+            async with asyncio.timeout(self._panel.seconds):
+                answer = await work
+        except TimeoutError:
+            self.event("warning", level=40, reason="a command took too long")
+        except Exception:  # noqa: BLE001 - as in _ask
+            self.event("warning", level=40, reason=traceback.format_exc())
+        self._task = None
+        self._decided(answer)
 
     def stop_asking(self) -> None:
         """The client is gone: what a guard still says interests nobody."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +56,16 @@ class Hall:
     """Set whenever the last connection leaves."""
     turn: Turn = field(default_factory=Turn)
     """Replies leave when the loop comes round."""
+    may_log_in_clear: Callable[[str], bool] | None = None
+    """Tells by its address whether a client may log in without TLS; None: nobody may."""
+    clear_profiles: tuple[Profile, Profile] | None = None
+    """For these clients: strangers, and those that may send anywhere."""
+
+    def profile_for(self, session: Session) -> Profile:
+        """The profile that a new session begins with."""
+        if self.may_log_in_clear and self.clear_profiles and self.may_log_in_clear(session.address):
+            return self.clear_profiles[session.trusted]
+        return self.trusted_profile if session.trusted else self.profile
 
 
 class Connection(asyncio.Protocol):
@@ -93,7 +104,7 @@ class Connection(asyncio.Protocol):
             return
         hall.connections.add(self)
         self._session = session = hall.desk.open(hall.desk, self, address, port)
-        self._core = core = ServerCore(hall.trusted_profile if session.trusted else hall.profile, session)
+        self._core = core = ServerCore(hall.profile_for(session), session)
         hall.desk.log.event("connect", level=10, client=session.client)
         self._flush(core)
 

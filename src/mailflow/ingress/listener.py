@@ -14,6 +14,7 @@ from functools import partial
 
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.asking import Panel
+from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.connection import Connection, Hall
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.policy import RelayControl
@@ -22,7 +23,7 @@ from mailflow.ingress.session import Desk
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.ingress.timers import SessionTimer
 from mailflow.setting import Endpoint, Network
-from mailflow.smtp.profile import Profile
+from mailflow.smtp.profile import Offers, Profile
 
 
 class Listener:
@@ -39,14 +40,22 @@ class Listener:
         intake: Intake,
         log: Events,
         panel: Panel | None = None,
+        auth: Authenticator | None = None,
     ) -> None:
-        """`networks` are the clients that may send anywhere (`relay.networks`); `panel`: the guards that are asked."""
+        """`networks` are the clients that may send anywhere (`relay.networks`); `panel`: the guards that are asked;
+        `auth`: who knows logins, where AUTH is offered."""
         self._listeners = listeners
         control = RelayControl(networks)
-        desk = Desk(recipients, intake, control, log, limits.recipients, panel=panel)
-        stranger, trusted = (make_profile(hostname, limits, trusted=trusted) for trusted in (False, True))
+        desk = Desk(recipients, intake, control, log, limits.recipients, panel=panel, auth=auth)
+        stranger, trusted = (make_profile(hostname, limits, trusted=trusted, auth=auth) for trusted in (False, True))
         counts = SessionCounts(limits.sessions, limits.sessions_per_client, control.trusts)
         self._hall = Hall(stranger, trusted, desk, counts)
+        if auth is not None and auth.settings.allow_plaintext:
+            self._hall.may_log_in_clear = RelayControl(auth.settings.allow_plaintext).trusts
+            self._hall.clear_profiles = (
+                make_profile(hostname, limits, trusted=False, auth=auth, clear=True),
+                make_profile(hostname, limits, trusted=True, auth=auth, clear=True),
+            )
         self._timer = SessionTimer(self._hall.connections, limits.idle_timeout, limits.session_timeout)
         self._servers: list[asyncio.Server] = []
         self.addresses: list[Endpoint] = []
@@ -119,8 +128,21 @@ class Listener:
             raise ConfigError([problem]) from error
 
 
-def make_profile(hostname: str, limits: LimitsSettings, *, trusted: bool) -> Profile:
-    """What the protocol core has to know of the settings, for clients that may send anywhere or for strangers."""
+def make_profile(
+    hostname: str,
+    limits: LimitsSettings,
+    *,
+    trusted: bool,
+    auth: Authenticator | None = None,
+    clear: bool = False,
+) -> Profile:
+    """What the protocol core has to know of the settings, for clients that may send anywhere or for strangers.
+
+    `clear`: for clients that may log in without TLS.
+    """
+    mechanisms: tuple[str, ...] = ()
+    if auth is not None:
+        mechanisms = auth.plaintext_mechanisms if clear else auth.clear_mechanisms
     return Profile(
         hostname,
         message_size=limits.message_size,
@@ -128,6 +150,7 @@ def make_profile(hostname: str, limits: LimitsSettings, *, trusted: bool) -> Pro
         data_line=limits.data_line,
         errors=limits.errors,
         junk_commands=limits.junk_commands,
+        offers=Offers(mechanisms),
         normalise=limits.bare_newlines == "normalise" or (trusted and limits.bare_newlines == "normalise_trusted"),
     )
 

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
 from mailflow.ingress.asking import Asked, Panel
+from mailflow.ingress.auth.authenticator import Authenticator
+from mailflow.ingress.auth.exchange import Exchange, with_login
 from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
 from mailflow.ingress.verdict import Edit
@@ -43,6 +45,7 @@ class Desk:
 
     __slots__ = (
         "_instances",
+        "auth",
         "begin",
         "is_ours",
         "log",
@@ -65,6 +68,7 @@ class Desk:
         *,
         panel: Panel | None = None,
         service: str = "smtp",
+        auth: Authenticator | None = None,
     ) -> None:
         # The questions themselves, looked up once and not for every command.
         self.resolve, self.is_ours = recipients.resolve, recipients.is_ours
@@ -73,6 +77,7 @@ class Desk:
         self.log = log
         self.recipient_limit = recipient_limit
         self.panel = panel or Panel()
+        self.auth = auth
         self.open: Callable[[Desk, Wire, str, int], Session] = self.panel.session or Session
         """Makes the session of a new connection."""
         self.service = service
@@ -118,6 +123,7 @@ class Session(Asked):
     __slots__ = (
         "_answer",
         "_desk",
+        "_exchange",
         "_finishing",
         "_holding",
         "_incoming",
@@ -165,6 +171,8 @@ class Session(Asked):
         self._finishing = False
         self._answer: Reply | None = None
         self._instance = ""
+        self._exchange: Exchange | None = None
+        """The AUTH command under way."""
 
     def __repr__(self) -> str:
         return f"<Session {self.client} from={self.sender!r} recipients={len(self.recipients)}>"
@@ -240,8 +248,11 @@ class Session(Asked):
         protocol = "ESMTP" if verb == "EHLO" else "SMTP"
         if old is None:
             self._peer = Peer(self.address, self._port, "", name, protocol)
-        elif name != old.helo or protocol != old.protocol:
-            self._peer = replace(old, helo=name, protocol=protocol)
+        else:
+            if old.login:
+                protocol = with_login(protocol)
+            if name != old.helo or protocol != old.protocol:
+                self._peer = replace(old, helo=name, protocol=protocol)
         questions = self._panel.helo
         return self._ask(questions, self._greet) if questions else HELLO
 
@@ -252,16 +263,25 @@ class Session(Asked):
         """Asked only where the listener's profile has TLS."""
         return START_TLS
 
-    def auth(self, mechanism: str, initial: bytes | None) -> Answer:  # noqa: ARG002
+    def auth(self, mechanism: str, initial: bytes | None) -> Answer:
         """Asked only where the listener's profile offers mechanisms."""
-        return AUTH_UNAVAILABLE
+        authenticator = self._desk.auth
+        if authenticator is None:
+            return AUTH_UNAVAILABLE
+        self._exchange = exchange = Exchange(authenticator, self, mechanism)
+        return exchange.begin(initial)
 
-    def auth_response(self, data: bytes) -> Answer:  # noqa: ARG002
+    def auth_response(self, data: bytes) -> Answer:
         """The client's answer to a challenge."""
-        return AUTH_UNAVAILABLE
+        return self._exchange.respond(data) if self._exchange is not None else AUTH_UNAVAILABLE
 
     def auth_cancelled(self) -> None:
         """The exchange came to nothing."""
+        self._exchange = None
+
+    def bindings(self) -> dict[str, bytes]:
+        """The connection's channel bindings by name (RFC 5056)."""
+        return {}
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""
