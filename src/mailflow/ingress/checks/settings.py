@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, model_validator
 
 from mailflow.ingress.checks.answers import parse_filter
+from mailflow.ingress.checks.delegation import PolicyReplyError, understand
 from mailflow.setting import Duration, Network, Section, setting
 
 Use = Literal["always", "by_rule"]
@@ -41,6 +42,14 @@ def parse_service_address(value: str) -> tuple[str, int]:
 
 def _service(value: str) -> str:
     parse_service_address(value)
+    return value
+
+
+def _action(value: str) -> str:
+    try:
+        understand(value, "")
+    except PolicyReplyError as error:
+        raise ValueError(f'{error} (accepted: "DUNNO", "OK", "451 4.3.5 text", "REJECT text", …)') from None
     return value
 
 
@@ -146,7 +155,7 @@ class PolicyServiceSettings(Section):
     """When it is asked, for `use = "always"`."""
     time_limit: Duration = setting("30s", gt=0, postfix="smtpd_policy_service_timeout")
     """For one question, connecting included."""
-    default_action: str = setting(
+    default_action: Annotated[str, AfterValidator(_action)] = setting(
         "451 4.3.5 Server configuration problem", postfix="smtpd_policy_service_default_action", max_length=500
     )
     """The answer when there is none, as the service would write it; "DUNNO" lets the mail pass."""
