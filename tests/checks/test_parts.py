@@ -139,7 +139,7 @@ async def test_checks_for_rules(tmp_path, functions):
             assert await ask("check_policy_service", "b", stage=Stage.HELO, trusted=True) == PERMIT
             assert server.requests[0]["protocol_state"] == "EHLO"
             assert (await ask("hook")).reply.text == "550 5.7.1 No"
-            with pytest.raises(ValueError, match='accepted: "inet:.*", "b"'):
+            with pytest.raises(ValueError, match=r'accepted: "inet:.*", "b"'):
                 it.check("check_policy_service")
             with pytest.raises(ValueError, match="accepted"):
                 it.check("hook", "other")
@@ -219,9 +219,8 @@ def test_functions_that_are_not_there(functions, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             hook(call)
+        settings = [PolicyHookSettings(call="os:getcwd"), PolicyHookSettings(call=call)]
         with pytest.raises(ConfigError, match=rf"policy_hook\[1\].call: .*{words}"):
-            settings = [PolicyHookSettings(call="os:getcwd")]
-            settings.append(PolicyHookSettings(call=call))
             Checks(DnsblSettings(), GreylistSettings(), [], settings, dns=None, log=FakeLog(), spool=tmp_path)
 
 
@@ -302,15 +301,14 @@ async def test_a_policy_service_sees_the_recipients_of_a_message_together_and_ma
 
     intake = FakeIntake()
     async with (
-        PolicyServer(say) as server, checks(tmp_path, services=[{"address": server.address}]) as it,
+        PolicyServer(say) as server,
+        checks(tmp_path, services=[{"address": server.address}]) as it,
         listening(it, FakeLog(), intake) as listener,
         await Client.connect(listener) as client,
     ):
         await client.greet()
         for _ in range(2):
-            client.send(
-                b"MAIL FROM:<joe@there.test>\r\nRCPT TO:<alice@example.test>\r\nRCPT TO:<bob@example.test>\r\n"
-            )
+            client.send(b"MAIL FROM:<joe@there.test>\r\nRCPT TO:<alice@example.test>\r\nRCPT TO:<bob@example.test>\r\n")
             assert [(await client.reply())[:3] for _ in range(3)] == ["250"] * 3
             await client.say(b"DATA")
             await client.say(b"Subject: x\r\n\r\nx\r\n.")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 import uvloop
-from dnslib import AAAA, CNAME, MX, RCODE, A
+from dnslib import AAAA, CNAME, MX, RCODE, TXT, A
 
 from mailflow.net.dns import DnsTemporary, MailHost, NoSuchDomain, NullMx, Resolver, to_ascii
 from mailflow.net.settings import DnsSettings
@@ -239,3 +239,20 @@ def test_closing_in_the_middle_of_a_look_up_ends_it(runner):
         assert "running=0" in repr(resolver)
 
     with_resolver(test, runner=runner, timeout=5)
+
+
+def test_records_as_they_are_for_lists_in_the_dns():
+    async def test(resolver, server, _clock):
+        server.zone["plain.example", "TXT"] = [TXT([b"one ", b"two"]), TXT(b"\xff")]
+        assert resolver.known("plain.example", "A") is None
+        assert await resolver.records("Plain.example", "A") == ("192.0.2.3",)
+        assert resolver.known("plain.example", "A") == ("192.0.2.3",)
+        assert set(await resolver.records("plain.example", "TXT")) == {"one two", "\ufffd"}
+        for name in ("nowhere.example", "two.example", "no name"):
+            assert await resolver.records(name, "A") == ()
+        assert resolver.known("nowhere.example", "A") == resolver.known("two.example", "A") == ()
+        with pytest.raises(DnsTemporary):
+            await resolver.records("half.example", "A")
+        assert resolver.known("half.example", "A") is None
+
+    with_resolver(test)
