@@ -11,7 +11,7 @@ import pytest
 
 from mailflow.errors import QueueError
 from mailflow.queue import Queue, Selection
-from mailflow.store.check import check
+from mailflow.store.check import Kind, check
 from mailflow.store.offline import open_offline
 from mailflow.store.reader import counts
 from mailflow.store.schema import database
@@ -134,3 +134,55 @@ def test_no_room_for_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             rewrite(store)
     finally:
         store.close(store.high_water)
+
+
+async def scattered(queue: Queue) -> dict[int, bytes]:
+    """Many small messages, of which every second leaves; those that stay, with their contents."""
+    stay: dict[int, bytes] = {}
+    leave: list[int] = []
+    for start in range(0, 4 * MESSAGES, 40):
+        batch = [make(queue, os.urandom(500 + n)) for n in range(start, start + 40)]
+        await asyncio.gather(*(put(queue, m) for m in batch))
+        for n, message in enumerate(batch):
+            if n % 2:
+                leave.append(message.id)
+            else:
+                stay[message.id] = message.content  # type: ignore[assignment]
+    await queue.delete(Selection(ids=tuple(leave)))
+    return stay
+
+
+def test_pages_with_gaps_are_filled_again_and_every_content_is_what_it_was(tmp_path: Path) -> None:
+    async def body(queue: Queue) -> None:
+        stay = await scattered(queue)
+        await swept(queue)
+        before, given = size(tmp_path), 0
+        async for part in queue.compact():
+            given += part
+            assert not [f for f in check(tmp_path) if f.kind is not Kind.DATABASE]
+        assert size(tmp_path) <= before - given + 50_000
+        assert given > 0.7 * sum(map(len, stay.values())), "as much left as stays"
+        for key, content in stay.items():
+            message = make(queue)
+            message.id = key
+            assert await queue.content(message) == content
+
+    with_queue(tmp_path, body)
+    assert list(check(tmp_path, full=True)) == []
+
+
+def test_a_table_without_gaps_is_not_written_anew(tmp_path: Path) -> None:
+    async def body(queue: Queue) -> None:
+        for start in range(0, 16_000, 1000):
+            await asyncio.gather(*(put(queue, make(queue, b"x" * 1000)) for _ in range(start, start + 1000)))
+
+    with_queue(tmp_path, body)
+    moved: list[str] = []
+    with open_offline(tmp_path) as queue:
+        store = queue._store
+        store.db.set_trace_callback(
+            lambda sql: moved.append(sql) if sql.startswith("DELETE FROM content WHERE id >") else None
+        )
+        assert sum(queue.compact()) < 100_000
+        store.db.set_trace_callback(None)
+    assert 1 < len(moved) < 16, "of 80 steps"

@@ -2,8 +2,9 @@
 
 What leaves the queue leaves free pages in the database and in the segments, and spare content files; the next mail uses
 them again. After a large backlog they may be more than the queue will need for long. A `CompactTask` gives them back in
-steps of about STEP_SECONDS: the database's last pages move into free ones, and the file is cut. A crash in between
-loses nothing; each step is a transaction.
+steps of about STEP_SECONDS: what deleted messages left is removed, pages with gaps are filled again (`repack.py`), the
+database's last pages move into free ones, and the file is cut. A crash in between loses nothing; each step is a
+transaction.
 
 A database made before it was laid out for this (SQLite's auto_vacuum) has to be written anew once, which only
 `rewrite` does, without a server and with room for two more copies of what is in it.
@@ -18,6 +19,7 @@ import time
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store.failure import failure
 from mailflow.store.leftovers import SweepTask
+from mailflow.store.repack import TABLES, Repack, free_pages
 from mailflow.store.schema import PAGE_SIZE_BYTES, database
 from mailflow.store.sqlite import Store
 
@@ -25,6 +27,9 @@ STEP_SECONDS = 0.02
 FIRST_PAGES = 64
 MOST_PAGES = 2048
 """Pages moved in one step, at most."""
+FIRST_ROWS = FEWEST_ROWS = 200
+"""Rows packed anew in one step: fewer would leave a page half empty behind each step too often."""
+MOST_ROWS = 2000
 COPIES = 2
 """VACUUM writes what is in the database to a temporary file, and from there to the log."""
 INCREMENTAL = 2
@@ -41,6 +46,8 @@ class CompactTask:
         self._pages = FIRST_PAGES
         self._begun = False
         self._sweep = SweepTask()
+        self._packs = [Repack(table) for table in TABLES]
+        self._rows = FIRST_ROWS
 
     def step(self, store: Store) -> list[int]:
         """The next part. Raises QueueError when the database is not laid out for it, or cannot be written."""
@@ -50,13 +57,16 @@ class CompactTask:
         elif not self._sweep.complete:
             given = 0
             self._sweep.step(store)
+        elif self._packs:
+            given = 0
+            self._pack(store, self._packs[0])
         else:
             given = self._move(store)
         self.seconds = time.perf_counter() - begun
         if self.seconds > STEP_SECONDS:
-            self._pages = max(1, self._pages // 2)
+            self._pages, self._rows = max(1, self._pages // 2), max(FEWEST_ROWS, self._rows // 2)
         elif self.seconds < STEP_SECONDS / 2:
-            self._pages = min(MOST_PAGES, self._pages * 2)
+            self._pages, self._rows = min(MOST_PAGES, self._pages * 2), min(MOST_ROWS, self._rows * 2)
         return [given]
 
     def _begin(self, store: Store) -> int:
@@ -73,12 +83,17 @@ class CompactTask:
         except OSError as error:
             raise failure(error, str(store.spool)) from error
 
+    def _pack(self, store: Store, pack: Repack) -> None:
+        store.transaction(lambda: pack.step(store, self._rows))
+        if pack.complete:
+            self._packs.remove(pack)
+
     def _move(self, store: Store) -> int:
-        free = _free_pages(store)
+        free = free_pages(store)
         if free:
             # One page moves at each step of the statement: all have to be asked for.
             store.transaction(lambda: store.db.execute(f"PRAGMA incremental_vacuum({self._pages})").fetchall())
-            left = _free_pages(store)
+            left = free_pages(store)
         else:
             left = 0
         if left in (0, free):
@@ -93,7 +108,7 @@ def rewrite(store: Store) -> int:
     Raises QueueFull when the disk has no room for it, QueueError.
     """
     pages = store.db.execute("PRAGMA page_count").fetchone()[0]
-    need = COPIES * (pages - _free_pages(store)) * PAGE_SIZE_BYTES
+    need = COPIES * (pages - free_pages(store)) * PAGE_SIZE_BYTES
     disk = os.statvfs(store.spool)
     if disk.f_bavail * disk.f_frsize < need:
         raise QueueFull(f"{store.spool}: compacting needs {need} bytes free for its copies")
@@ -106,10 +121,6 @@ def rewrite(store: Store) -> int:
         raise failure(error, str(database(store.spool))) from error
     left = store.db.execute("PRAGMA page_count").fetchone()[0]
     return int(pages - left) * PAGE_SIZE_BYTES
-
-
-def _free_pages(store: Store) -> int:
-    return int(store.db.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def _cut(store: Store) -> None:

@@ -19,6 +19,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,7 @@ class _Table:
     """The statements that put rows into, and take messages out of, one table."""
 
     def __init__(self, name: str, columns: str, key: str, returning: str = "") -> None:
+        self.columns = columns
         self.width = columns.count(",") + 1
         row = f"({','.join('?' * self.width)})"
         # OR ROLLBACK: a failing statement undoes the whole transaction, which we do anyway, so SQLite need not keep a
@@ -276,6 +278,13 @@ class Store:
         self._delete(_CONTENT, ids)
         self._delete(_LEFTOVER, ids)
         return len(ids)
+
+    def put_again(self, name: str, after: int, last: int) -> None:
+        """Takes the rows of `message` or `content` with ids behind `after`, up to `last`, out and puts them in again."""
+        table = _CONTENT if name == "content" else _MESSAGE
+        sql = f"DELETE FROM {name} WHERE id > ? AND id <= ? RETURNING {table.columns}"  # noqa: S608
+        found = sorted(self.db.execute(sql, (after, last)).fetchall())
+        self._insert(table, list(chain.from_iterable(found)))
 
     # Settling
 
