@@ -6,19 +6,20 @@
         report = await receipt.wait(timeout=60)
 
 It runs in any asyncio loop (uvloop too), installs no signal handlers, starts no process, and several instances with
-different spools may live in one process. Listeners are started when the settings name some.
+different spools may live in one process. Listeners are started when the settings name some; `hooks` and `handler` then
+take part in their sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.message import EmailMessage
 from email.message import Message as EmailBase
 from types import TracebackType
 from typing import Any, Self
 
 from mailflow.envelope import Options, Peer
-from mailflow.guards import Programs
+from mailflow.hooks.program import HandlerMode, Programs
 from mailflow.ingress.auth.program import Authenticate
 from mailflow.operator import Operator
 from mailflow.receipt import Receipt
@@ -37,18 +38,36 @@ class Mailflow:
         settings: Settings,
         *,
         deliver: bool = True,
+        hooks: object | None = None,
+        handler: object | None = None,
+        handler_mode: HandlerMode = "take",
+        authenticator: Callable[..., Any] | None = None,
         authenticate: Authenticate | None = None,
         check_token: Authenticate | None = None,
     ) -> None:
-        """
+        """Makes a server; nothing is opened before it is started. docs/embedding.md is the guide to the program's part.
+
         Args:
             settings: the configuration.
             deliver: False: messages are only stored, for a server that is started later on the same spool.
+            hooks: an object with methods of `mailflow.hooks.Hooks`: typed events and decisions.
+            handler: an aiosmtpd handler, instead of hooks; needs the extra "aiosmtpd".
+            handler_mode: "take": the handler takes each message it answers with 250, nothing is queued (as aiosmtpd has
+                it). "filter": what it answers with 250 is queued.
+            authenticator: aiosmtpd's, instead of `authenticate`; only with `handler`.
             authenticate: `async (login, password) -> True, the login as it is to be known, or None`: who may log in with
                 AUTH. Raising means a temporary failure. It runs in the event loop, so it must not block.
             check_token: the same for bearer tokens (OAUTHBEARER, XOAUTH2): `async (claimed login or "", token)`.
+
+        Raises:
+            ValueError: two of these do not go together.
         """
-        self._server = Server(settings, deliver=deliver, programs=Programs(authenticate, check_token))
+        if hooks is not None and handler is not None:
+            raise ValueError("give hooks or a handler, not both")
+        if authenticator is not None and (handler is None or authenticate is not None):
+            raise ValueError("an authenticator goes with a handler, and instead of authenticate")
+        programs = Programs(hooks, handler, handler_mode, authenticator, authenticate, check_token)
+        self._server = Server(settings, deliver=deliver, programs=programs)
 
     @property
     def server(self) -> Server:

@@ -6,36 +6,34 @@ embedding program's hooks. A guard that the settings do not ask for is not made,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from mailflow.hooks.program import NO_PROGRAMS, Programs
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.parts import Auth
-from mailflow.ingress.auth.program import Authenticate
 from mailflow.ingress.checks.parts import Checks
-from mailflow.ingress.ports import Events
+from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.verdict import Guard, Watcher
 from mailflow.net.dns import Resolver
 from mailflow.settings import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """What an embedding program decides by itself."""
-
-    authenticate: Authenticate | None = None
-    """Knows logins and passwords."""
-    check_token: Authenticate | None = None
-    """Knows whom a bearer token is for; asked with the claimed login ("" for none) and the token."""
-
-
-NO_PROGRAMS = Programs()
+if TYPE_CHECKING:
+    from mailflow.hooks.part import Part
 
 
 class Guards:
     """All guards of one server, and what they need."""
 
-    def __init__(self, settings: Settings, dns: Resolver, log: Events, *, programs: Programs = NO_PROGRAMS) -> None:
-        """Raises ConfigError when a setting names what is not there."""
+    def __init__(
+        self,
+        settings: Settings,
+        dns: Resolver,
+        log: Events,
+        *,
+        recipients: Recipients,
+        programs: Programs = NO_PROGRAMS,
+    ) -> None:
+        """To be made in the running loop. Raises ConfigError when a setting names what is not there, TypeError for bad hooks."""
         self.settings = settings
         self.checks = Checks(
             settings.dnsbl,
@@ -53,8 +51,13 @@ class Guards:
             authenticate=programs.authenticate,
             check_token=programs.check_token,
         )
+        self._part: Part | None = None
         self._guards: list[Guard] = []
         self._watchers: list[Watcher] = []
+        if programs.hooks is not None or programs.handler is not None:
+            from mailflow.hooks.part import Part
+
+            self._part = Part(programs, settings.hooks, settings.limits, recipients, log, hostname=settings.hostname)
 
     def __repr__(self) -> str:
         return f"<Guards {self._guards}>"
@@ -65,12 +68,20 @@ class Guards:
         await self.checks.start()
         self._guards += self.auth.guards
         self._guards += self.checks.guards
+        if self._part is not None:
+            self._guards += self._part.guards
 
     async def close(self) -> None:
         """Closes it again; also after a `start` that failed."""
         await self.checks.close()
         await self.auth.close()
+        if self._part is not None:
+            await self._part.close()
+
+    def intake(self, intake: Intake) -> Intake:
+        """What the sessions hand messages to; in the end, `intake`."""
+        return intake if self._part is None else self._part.intake(intake)
 
     def panel(self) -> Panel:
         """The questions for the sessions of a listener."""
-        return Panel(self._guards, self._watchers)
+        return Panel(self._guards, self._watchers, session=self._part.session if self._part else None)

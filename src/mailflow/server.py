@@ -24,7 +24,8 @@ from mailflow.envelope import InboundEnvelope, Options, Peer, Recipient
 from mailflow.errors import QueueError, SendError
 from mailflow.flow import Flow
 from mailflow.flow_parts import FlowParts
-from mailflow.guards import NO_PROGRAMS, Guards, Programs
+from mailflow.guards import Guards
+from mailflow.hooks.program import NO_PROGRAMS, Programs
 from mailflow.ingress.listener import Listener
 from mailflow.journal import Journal
 from mailflow.net.dns import Resolver as DnsResolver
@@ -56,7 +57,7 @@ class Server:
     def __init__(
         self, settings: Settings, *, deliver: bool = True, log: EventLog | None = None, programs: Programs = NO_PROGRAMS
     ) -> None:
-        """`deliver=False`: takes messages in and leaves them in the queue. `programs`: an embedding program's functions."""
+        """`deliver=False`: takes messages in and leaves them in the queue. `programs`: see `api.Mailflow`."""
         self.settings = settings
         self.resolver = Resolver(
             settings.local, settings.relay, settings.route, hostname=settings.hostname, origin=settings.origin
@@ -185,7 +186,7 @@ class Server:
         settings = self.settings
         if not settings.listener:
             return
-        self.guards = Guards(settings, self.dns, self.log, programs=self._programs)
+        self.guards = Guards(settings, self.dns, self.log, recipients=self.resolver, programs=self._programs)
         self._stack.push_async_callback(self.guards.close)
         await self.guards.start()
         self.listener = Listener(
@@ -194,7 +195,7 @@ class Server:
             hostname=settings.hostname,
             networks=settings.relay.networks,
             recipients=self.resolver,
-            intake=self.flow,
+            intake=self.guards.intake(self.flow),
             log=self.log,
             panel=self.guards.panel(),
             auth=self.guards.auth.authenticator,

@@ -20,6 +20,7 @@ from mailflow.config import KeyPath, Mistake, Root
 from mailflow.config.names import complete, is_domain, machine_name, search_domain
 from mailflow.control.settings import ControlSettings
 from mailflow.delivery.settings import SmtpSettings
+from mailflow.hooks.settings import HooksSettings
 from mailflow.ingress.auth.settings import AuthSettings
 from mailflow.ingress.checks.settings import (
     DnsblSettings,
@@ -80,6 +81,7 @@ class Settings(Root):
     bounce: BounceSettings = setting(BounceSettings())
     smtp: SmtpSettings = setting(SmtpSettings())
     dns: DnsSettings = setting(DnsSettings())
+    hooks: HooksSettings = setting(HooksSettings())
     control: ControlSettings = setting(ControlSettings())
     log: LogSettings = setting(LogSettings())
 

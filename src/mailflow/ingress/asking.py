@@ -164,6 +164,7 @@ class Asked:
             marks.header += verdict.header
             if verdict.edit is not None:
                 self._edit(verdict.edit)
+                marks.hold = verdict.reason or marks.hold
         return False
 
     def _refusal(self) -> Reply | None:

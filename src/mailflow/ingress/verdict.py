@@ -51,7 +51,7 @@ class Action(Enum):
     PERMIT = "permit"
     """Ends a list of rules without an objection (`policy/rules.py`); by itself it changes nothing."""
     EDIT = "edit"
-    """The envelope is changed by `edit`, and the message gets `header` in front."""
+    """The envelope is changed by `edit`, the message gets `header` in front, and is held when there is a `reason`."""
 
 
 class Edit(NamedTuple):
