@@ -36,6 +36,7 @@ _VALUE = rb"[ \t]*:[^\r\n]*(?:\r\n|\Z)(?:[ \t][^\r\n]*(?:\r\n|\Z))*"
 _RETURN_PATH = re.compile(rb"(?<=\n)return-path" + _VALUE, re.IGNORECASE)
 _BCC = re.compile(rb"(?<=\n)(?:resent-)?bcc" + _VALUE, re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+_TLS = re.compile(r"[A-Za-z0-9._/, -]{1,200}(?:\([A-Za-z0-9._/ -]{1,40}\)[A-Za-z, ]{0,60})?")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:\[\]-]")
 
 
@@ -161,11 +162,14 @@ def qualify(address: str, domain: str) -> str:
 
 def _begin(peer: Peer, hostname: str) -> str:
     """The part of a Received: field that is the same for all messages of a client."""
+    tls = f"\r\n\t(using {peer.tls if _TLS.fullmatch(peer.tls) else _words(peer.tls)})" if peer.tls else ""
+    if not peer.address and peer.protocol not in ("API", "local"):
+        who = f"from {_token(peer.helo) or 'unknown'} (by a UNIX socket){tls}"
+        return f"Received: {who}\r\n\tby {hostname} with {_token(peer.protocol)} id "
     if not peer.address:
         who = f", from {_token(peer.login)}" if peer.login else ""
         return f"Received: by {hostname} (mailflow{who}) id "
     literal = f"IPv6:{peer.address}" if ":" in peer.address else peer.address
-    tls = f"\r\n\t(using {_words(peer.tls)})" if peer.tls else ""
     return (
         f"Received: from {_token(peer.helo) or 'unknown'} ({_token(peer.name) or 'unknown'} [{literal}]){tls}"
         f"\r\n\tby {hostname} with {_token(peer.protocol)} id "

@@ -45,7 +45,9 @@ class Peer:
     """The address of the proxy or gateway that told us all this (PROXY protocol, XCLIENT, XFORWARD)."""
 
     def __str__(self) -> str:
-        return f"{self.name or 'unknown'}[{self.address}]" if self.address else self.login or self.protocol
+        if self.address:
+            return f"{self.name or 'unknown'}[{self.address}]"
+        return self.login or (self.protocol if self.protocol in ("API", "local") else "unix")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.parts import Auth
 from mailflow.ingress.checks.parts import Checks
 from mailflow.ingress.ports import Events, Intake, Recipients
+from mailflow.ingress.settings import ListenerSettings
 from mailflow.ingress.verdict import Guard, Watcher
 from mailflow.net.dns import Resolver
 from mailflow.settings import Settings
@@ -82,6 +83,6 @@ class Guards:
         """What the sessions hand messages to; in the end, `intake`."""
         return intake if self._part is None else self._part.intake(intake)
 
-    def panel(self) -> Panel:
+    def panel(self, listener: ListenerSettings) -> Panel:  # noqa: ARG002 - all listeners have the same ones so far
         """The questions for the sessions of a listener."""
         return Panel(self._guards, self._watchers, session=self._part.session if self._part else None)

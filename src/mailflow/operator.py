@@ -38,7 +38,7 @@ class Operator:
         return {
             "state": "running",
             "hostname": server.settings.hostname,
-            "listen": [str(a) for a in server.addresses],
+            "listen": server.places,
             "uptime": round(time.time() - server.started, 3),
             "sessions": server.listener.sessions if server.listener else 0,
             "active": server.flow.active,

@@ -1,7 +1,7 @@
 """`mailflow serve`: one server in a process of its own, on uvloop, in the foreground.
 
 SIGTERM and SIGINT stop it cleanly; a second one while it stops ends the process at once. SIGHUP opens the log file
-again. `ready` is logged, and told to systemd, when every listener accepts.
+again and looks for renewed certificates. `ready` is logged, and told to systemd, when every listener accepts.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ async def _serve(settings: Settings, ready: Callable[[Server], None] | None) -> 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    loop.add_signal_handler(signal.SIGHUP, server.log.reopen)
+    loop.add_signal_handler(signal.SIGHUP, server.reload)
     gc.freeze()
-    server.log.event("ready", listen=" ".join(map(str, server.addresses)), hostname=settings.hostname)
+    server.log.event("ready", listen=" ".join(server.places), hostname=settings.hostname)
     notify("READY=1")
     if ready:
         ready(server)

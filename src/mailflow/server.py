@@ -80,8 +80,13 @@ class Server:
 
     @property
     def addresses(self) -> list[Endpoint]:
-        """What is listened on, ports filled in."""
+        """What is listened on over IP, ports filled in."""
         return self.listener.addresses if self.listener else []
+
+    @property
+    def places(self) -> list[str]:
+        """What is listened on, UNIX sockets included."""
+        return self.listener.places if self.listener else []
 
     async def start(self) -> None:
         """Starts everything; when a part fails, what was started before is stopped and the error raised.
@@ -89,11 +94,18 @@ class Server:
         Raises ConfigError, QueueLocked, QueueError, OSError.
         """
         self.settings.verify()
+        self.settings.examine()
         try:
             await self._start()
         except BaseException:
             await self._stack.aclose()
             raise
+
+    def reload(self) -> None:
+        """Opens the log file again and looks for new certificates."""
+        self.log.reopen()
+        if self.listener is not None:
+            self.listener.look_at_certificates()
 
     async def stop(self) -> None:
         """Stops everything in reverse order, with `shutdown_grace` seconds for what is under way.
@@ -197,8 +209,9 @@ class Server:
             recipients=self.resolver,
             intake=self.guards.intake(self.flow),
             log=self.log,
-            panel=self.guards.panel(),
+            panel=self.guards.panel,
             auth=self.guards.auth.authenticator,
+            tls=settings.tls,
         )
         await self.listener.start()
         self._stack.push_async_callback(self.listener.close)

@@ -137,11 +137,44 @@ def parse_endpoint(value: object) -> Endpoint:
     return Endpoint(match[1] or match[2], int(match[3] or 0), match[1] is not None)
 
 
-def parse_listen_address(value: object) -> Endpoint:
-    """An `Endpoint` whose port is given; port 0 chooses a free one. Raises ValueError with the accepted form."""
-    if not isinstance(value, (str, Endpoint)) or (isinstance(value, str) and not re.search(r":\d+$", value)):
-        raise ValueError('no port given (accepted: "0.0.0.0:25", "[::1]:2525"; port 0 chooses a free one)')
-    return parse_endpoint(value)
+class UnixPath(NamedTuple):
+    """A UNIX socket to listen on."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+class Inherited(NamedTuple):
+    """Sockets that whoever started us has bound (systemd's socket activation): by descriptor number or by name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+Bind = Endpoint | UnixPath | Inherited
+
+
+def parse_listen_address(value: object) -> Bind:
+    """What to listen on: an `Endpoint` whose port is given (port 0 chooses a free one), a UNIX socket, or sockets that
+    were handed to us. Raises ValueError with the accepted form."""
+    if isinstance(value, (Endpoint, UnixPath, Inherited)):
+        return value
+    text = value if isinstance(value, str) else ""
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and rest and "\0" not in rest:
+        return UnixPath(rest)
+    if kind == "fd" and re.fullmatch(r"[!-9;-~]{1,255}", rest):
+        return Inherited(rest)
+    if not re.search(r":\d+$", text):
+        raise ValueError(
+            'not an address to listen on (accepted: "0.0.0.0:25", "[::1]:2525", with port 0 for a free one, '
+            '"unix:/run/mailflow/lmtp.sock", "fd:NAME")'
+        )
+    return parse_endpoint(text)
 
 
 def parse_network(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -167,8 +200,10 @@ Size = Annotated[int, *_typed(parse_size, format_size, "string", ["25MiB", "10KB
 """Bytes as an int; written "25MiB"."""
 HostPort = Annotated[Endpoint, *_typed(parse_endpoint, str, "string", ["mail.example:25", "[127.0.0.1]:25"])]
 """A next hop: host and port."""
-ListenAddress = Annotated[Endpoint, *_typed(parse_listen_address, str, "string", ["0.0.0.0:25", "[::1]:2525"])]
-"""An address to listen on: host and port, the port always given."""
+ListenAddress = Annotated[
+    Bind, *_typed(parse_listen_address, str, "string", ["0.0.0.0:25", "[::1]:2525", "unix:lmtp.sock", "fd:smtp"])
+]
+"""What to listen on: host and port (the port always given), a UNIX socket, or a socket that was handed to us."""
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network, *_typed(parse_network, str, "string", ["192.0.2.0/24"])
 ]

@@ -20,6 +20,7 @@ from mailflow.config import KeyPath, Mistake, Root
 from mailflow.config.names import complete, is_domain, machine_name, search_domain
 from mailflow.control.settings import ControlSettings
 from mailflow.delivery.settings import SmtpSettings
+from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.hooks.settings import HooksSettings
 from mailflow.ingress.auth.settings import AuthSettings
 from mailflow.ingress.checks.settings import (
@@ -30,10 +31,11 @@ from mailflow.ingress.checks.settings import (
 )
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.net.settings import DnsSettings
+from mailflow.net.tls_settings import TlsSettings
 from mailflow.observe.settings import LogSettings
 from mailflow.rewrite import LocalSettings, RelaySettings, RouteSettings
 from mailflow.scheduler.settings import SchedulerSettings
-from mailflow.setting import Duration, Endpoint, setting
+from mailflow.setting import Bind, Duration, Endpoint, UnixPath, setting
 from mailflow.store.settings import QueueSettings
 
 SOCKET_PATH_LIMIT = 107
@@ -70,6 +72,7 @@ class Settings(Root):
     policy_hook: list[PolicyHookSettings] = setting([])
     """Python functions that are asked, in this order."""
 
+    tls: TlsSettings = setting(TlsSettings())
     relay: RelaySettings = setting(RelaySettings())
     route: list[RouteSettings] = setting([])
     """Where mail for single domains and addresses goes; the first that matches decides."""
@@ -133,6 +136,13 @@ class Settings(Root):
             here["sql"] = auth.sql.model_copy(update={"database": str(_below(base, auth.sql.database))})
         if here:
             changed["auth"] = auth.model_copy(update=here)
+        changed["listener"] = [
+            each.model_copy(update={"bind": UnixPath(str(_below(base, each.bind.path)))})
+            if isinstance(each.bind, UnixPath)
+            else each
+            for each in self.listener
+        ]
+        changed["tls"] = self.tls.relative_to(base)
         if self.log.to not in _STREAMS:
             changed["log"] = self.log.model_copy(update={"to": str(_below(base, self.log.to))})
         if self.control.socket is not None:
@@ -146,6 +156,7 @@ class Settings(Root):
             yield Mistake(("hostname",), f'"{self.hostname}" is not a full host name', accepted)
         yield from self._listener_mistakes()
         yield from self._check_mistakes()
+        yield from self._tls_mistakes()
         yield from self._local_mistakes()
         for key, message, accepted in self.auth.mistakes():
             yield Mistake(("auth", *key.split(".")), message, accepted)
@@ -167,6 +178,36 @@ class Settings(Root):
             for i, name in enumerate(names):
                 if name in names[:i]:
                     yield Mistake((key, i), f'there is a {key} "{name}" already', "a `name` of its own")
+
+    def _tls_mistakes(self) -> Iterator[Mistake]:
+        tls = self.tls
+        for i, listener in enumerate(self.listener):
+            if not tls.certificate and (listener.tls or "no") != "no":
+                yield Mistake(("listener", i, "tls"), "there is no certificate", '"no", or a [[tls.certificate]]')
+            elif not tls.certificate and listener.protocol == "submissions":
+                accepted = '"submission" or "smtp", or a [[tls.certificate]]'
+                yield Mistake(("listener", i, "protocol"), "there is no certificate for submissions", accepted)
+            elif listener.protocol == "submissions" and listener.tls not in (None, "implicit"):
+                yield Mistake(("listener", i, "tls"), "on a listener for submissions TLS comes first", '"implicit"')
+            if listener.client_certificates not in (None, "no") and tls.client_ca is None:
+                yield Mistake(("listener", i, "client_certificates"), "tls.client_ca is not set", '"no"')
+        if tls.client_certificates != "no" and tls.client_ca is None:
+            yield Mistake(("tls", "client_certificates"), "tls.client_ca is not set", '"no"')
+
+    def examine(self) -> list[ConfigProblem]:
+        """Looks into the certificate files, which not every user of the settings may read.
+
+        Returns what should be mended. Raises ConfigError for what cannot be used.
+        """
+        from mailflow.net.tls import examine
+
+        flaws = [
+            (flaw, self._problem(Mistake(("tls", *flaw.key), flaw.message, flaw.accepted)))
+            for flaw in examine(self.tls)
+        ]
+        if fatal := [problem for flaw, problem in flaws if flaw.fatal]:
+            raise ConfigError(fatal)
+        return [problem for _, problem in flaws]
 
     def _local_mistakes(self) -> Iterator[Mistake]:
         local = self.local
@@ -197,16 +238,26 @@ class Settings(Root):
             yield Mistake(
                 ("log", "to"), f"the directory {Path(self.log.to).parent} does not exist", "an existing directory"
             )
-        path = os.fsencode(self.control_socket)
-        if self.control.enabled and len(path) > SOCKET_PATH_LIMIT:
-            message = f"the path of the socket is too long: {len(path)} bytes: {self.control_socket}"
-            yield Mistake(
-                ("control", "socket"), message, f"at most {SOCKET_PATH_LIMIT} bytes; a shorter `spool` helps too"
-            )
+        sockets: list[tuple[KeyPath, str]] = []
+        if self.control.enabled:
+            sockets.append((("control", "socket"), str(self.control_socket)))
+        sockets += [
+            (("listener", i, "bind"), each.bind.path)
+            for i, each in enumerate(self.listener)
+            if isinstance(each.bind, UnixPath)
+        ]
+        for key, path in sockets:
+            size = len(os.fsencode(path))
+            if size > SOCKET_PATH_LIMIT:
+                message = f"the path of the socket is too long: {size} bytes: {path}"
+                more = "; a shorter `spool` helps too" if key[0] == "control" else ""
+                yield Mistake(key, message, f"at most {SOCKET_PATH_LIMIT} bytes{more}")
 
 
-def _collide(one: Endpoint, other: Endpoint) -> bool:
+def _collide(one: Bind, other: Bind) -> bool:
     """Whether two listeners cannot both be opened."""
+    if not (isinstance(one, Endpoint) and isinstance(other, Endpoint)):
+        return one == other
     if one.port == 0 or one.port != other.port:
         return False
     same_family = (":" in one.host) == (":" in other.host)

@@ -84,9 +84,9 @@ def test_waiting_for_us_is_no_stall(run: Callable[[Test], None]) -> None:
         async with listening(intake, idle_timeout=0.08) as listener, await Client.connect(listener) as client:
             client.send(b"EHLO client.test\r\n" + ENVELOPE + b"x\r\n.\r\n")
             await intake.until(lambda: intake.waiting)
-            connection = next(iter(listener._hall.connections))
+            connection = next(iter(listener.halls[0].connections))
             for _ in range(20):
-                listener._timer.sweep()
+                listener._timers[0].sweep()
             assert not connection.closing
             intake.answer()
             assert b"250 2.0.0 Ok: queued as 1js8he3dc00\r\n" in await rest(client)
@@ -109,7 +109,7 @@ def test_a_client_that_does_not_read_is_bounded_and_cut_off(run: Callable[[Test]
                     await loop.sock_sendall(sock, b"EHLO client.test\r\n" * 1000)
                     sent += 18_000
                     assert sent < 100_000_000, "all of it was taken"
-                    for connection in listener._hall.connections:
+                    for connection in listener.halls[0].connections:
                         assert connection._transport is not None
                         assert connection._transport.get_write_buffer_size() < 8_000_000
             except OSError:
@@ -176,7 +176,7 @@ def test_input_behind_a_pending_answer_is_bounded(run: Callable[[Test], None]) -
         async with listening(intake, junk_commands=10**9) as listener, await Client.connect(listener) as client:
             client.send(b"EHLO client.test\r\n" + ENVELOPE + b"x\r\n.\r\n")
             await intake.until(lambda: intake.waiting)
-            (connection,) = listener._hall.connections
+            (connection,) = listener.halls[0].connections
             core = connection._core
             assert core is not None
             flood = b"NOOP\r\n" * 100_000
@@ -202,7 +202,7 @@ def test_a_full_intake_stops_reading_until_it_drains(run: Callable[[Test], None]
             client.send(b"y" * 98 + b"\r\n")
             body = (b"x" * 98 + b"\r\n") * 200_000
             client.send(body)
-            while not listener._hall.connections or not next(iter(listener._hall.connections))._held:
+            while not listener.halls[0].connections or not next(iter(listener.halls[0].connections))._held:
                 await asyncio.sleep(0)
             incoming = intake.begun[0]
             assert len(incoming.content) < 3_000_000

@@ -203,9 +203,9 @@ def test_reading_goes_on_however_a_held_message_ends(ending: str) -> None:
 
 
 class FakeConnection:
-    def __init__(self, *, patient: bool = False, closing: bool = False) -> None:
+    def __init__(self, *, patient: bool = False, closing: bool = False, opening: bool = False) -> None:
         self.quiet = self.age = 0
-        self.patient, self.closing = patient, closing
+        self.patient, self.closing, self.opening = patient, closing, opening
         self.fate = ""
 
     def expire(self) -> None:
@@ -233,6 +233,8 @@ def sweeps_until(timer: SessionTimer, connection: FakeConnection, *, lively: boo
         (FakeConnection(), True, 601, "expired"),
         (FakeConnection(patient=True), False, 1000, ""),
         (FakeConnection(closing=True), False, 16, "cut"),
+        (FakeConnection(opening=True), False, 31, "expired"),
+        (FakeConnection(opening=True, closing=True), False, 16, "cut"),
     ],
 )
 def test_time_limits(connection: FakeConnection, lively: bool, sweeps: int, fate: str) -> None:

@@ -26,6 +26,8 @@ def command(state: State) -> None:
 def check(state: State, file: Path | None) -> None:
     """Check the configuration. Exit code 2 when it cannot be used; every mistake is told."""
     settings = state.load(file)
+    for problem in settings.examine():
+        state.say(f"warning: {problem}", -1)
     name = file or state.file()
     state.say(f"{name or 'environment and defaults'}: configuration is good")
     source = settings.origin("hostname")

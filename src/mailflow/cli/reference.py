@@ -22,7 +22,7 @@ _KINDS: dict[Any, str] = {
     parse_duration: "duration",
     parse_size: "size",
     parse_endpoint: "host and port",
-    parse_listen_address: "address and port",
+    parse_listen_address: "address and port, UNIX socket or inherited socket",
     parse_network: "network",
     bool: "true or false",
     int: "whole number",

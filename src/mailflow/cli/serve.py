@@ -35,7 +35,7 @@ def _greet(file: Path | None, server: Server) -> None:
     """A few lines for somebody who starts mailflow for the first time; the commands work as they are printed."""
     local = server.settings.local
     mailflow = shlex.quote(sys.argv[0]) + (f" --config {shlex.quote(str(file))}" if file else "")
-    lines = [f"mailflow is listening on {' and '.join(map(str, server.addresses)) or 'no address'}."]
+    lines = [f"mailflow is listening on {' and '.join(server.places) or 'no address'}."]
     if local.domains and local.users:
         address = f"{local.users[0]}@{local.domains[0]}"
         lines += [

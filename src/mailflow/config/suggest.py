@@ -34,9 +34,9 @@ def suggest(model: type[BaseModel], path: KeyPath) -> str:
     near = nearest(str(path[known]), list(kind.model_fields)) if is_section(kind) else ""
     if near:
         return near
-    elsewhere = [format_key(p) for p in setting_paths(model) if p[-1] == path[-1] and p != path]
+    elsewhere = [p for p in setting_paths(model) if p[-1] == path[-1] and p != path]
     if elsewhere:
-        return f", did you mean {elsewhere[0]}?"
+        return f", did you mean {format_key(min(elsewhere, key=len))}?"
     return "" if known == len(path) - 1 else nearest(format_key(path), [format_key(p) for p in setting_paths(model)])
 
 

@@ -1,28 +1,32 @@
 """The SMTP server: sockets that accept, and the beginning and end of all sessions.
 
 The composition root makes one `Listener` for all `[[listener]]` entries: `start` binds and accepts; `stop` accepts no
-more; `drain` lets transactions under way end; `close` cuts off what is left. TLS contexts and per-listener policy
-will be further parts of a `Hall`, one for each kind of listener.
+more; `drain` lets transactions under way end; `close` cuts off what is left. Each entry has a `Hall` of its own with what its
+connections share (limits, policy, TLS); how many sessions there are in all and for each client is counted in common.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.connection import Connection, Hall
-from mailflow.ingress.limits import SessionCounts
+from mailflow.ingress.limits import Handshakes, SessionCounts
 from mailflow.ingress.policy import RelayControl
 from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.session import Desk
-from mailflow.ingress.settings import LimitsSettings, ListenerSettings
+from mailflow.ingress.settings import LimitsSettings, ListenerSettings, TlsUse
 from mailflow.ingress.timers import SessionTimer
-from mailflow.setting import Endpoint, Network
+from mailflow.net.listen import inherited_sockets, remove_socket, tcp_socket, unix_socket
+from mailflow.net.tls import Certificates, Variant
+from mailflow.net.tls_settings import TlsSettings
+from mailflow.setting import Endpoint, Inherited, Network, UnixPath
 from mailflow.smtp.profile import Offers, Profile
 
 
@@ -39,27 +43,76 @@ class Listener:
         recipients: Recipients,
         intake: Intake,
         log: Events,
-        panel: Panel | None = None,
+        panel: Callable[[ListenerSettings], Panel] = lambda _listener: Panel(),
         auth: Authenticator | None = None,
+        tls: TlsSettings | None = None,
     ) -> None:
-        """`networks` are the clients that may send anywhere (`relay.networks`); `panel`: the guards that are asked;
-        `auth`: who knows logins, where AUTH is offered."""
+        """`networks` are the clients that may send anywhere (`relay.networks`); `panel` gives a listener's guards;
+        `auth`: who knows logins, where AUTH is offered.
+
+        Reads the certificates of `tls`. Raises ConfigError.
+        """
         self._listeners = listeners
-        control = RelayControl(networks)
-        desk = Desk(recipients, intake, control, log, limits.recipients, panel=panel, auth=auth)
-        stranger, trusted = (make_profile(hostname, limits, trusted=trusted, auth=auth) for trusted in (False, True))
-        counts = SessionCounts(limits.sessions, limits.sessions_per_client, control.trusts)
-        self._hall = Hall(stranger, trusted, desk, counts)
-        if auth is not None and auth.settings.allow_plaintext:
-            self._hall.may_log_in_clear = RelayControl(auth.settings.allow_plaintext).trusts
-            self._hall.clear_profiles = (
-                make_profile(hostname, limits, trusted=False, auth=auth, clear=True),
-                make_profile(hostname, limits, trusted=True, auth=auth, clear=True),
+        self._networks = tuple(networks)
+        self._tls = tls or TlsSettings()
+        self._certificates = self._read_certificates(log)
+        self._handshakes = Handshakes(self._tls.handshakes)
+        counts = SessionCounts(limits.sessions, limits.sessions_per_client, RelayControl(self._networks).trusts)
+        self.halls: list[Hall] = []
+        self._timers: list[SessionTimer] = []
+        for settings in listeners:
+            own = settings.limits.of(limits)
+            relay = RelayControl(self._networks, everyone=settings.trusted)
+            desk = Desk(
+                recipients,
+                intake,
+                relay,
+                log,
+                own.recipients,
+                panel=panel(settings),
+                service=settings.service,
+                auth=auth if settings.auth else None,
             )
-        self._timer = SessionTimer(self._hall.connections, limits.idle_timeout, limits.session_timeout)
+            hall = self._make_hall(settings, own, desk, settings.hostname or hostname, counts)
+            self.halls.append(hall)
+            opening = self._tls.handshake_timeout
+            self._timers.append(SessionTimer(hall.connections, own.idle_timeout, own.session_timeout, opening))
         self._servers: list[asyncio.Server] = []
+        self._paths: dict[str, tuple[int, int]] = {}
+        """UNIX sockets of ours, with device and inode."""
         self.addresses: list[Endpoint] = []
-        """What is bound, ports filled in."""
+        """What is bound over IP, ports filled in."""
+        self.places: list[str] = []
+        """What is bound, of every kind, as text."""
+
+    def _read_certificates(self, log: Events) -> Certificates | None:
+        if not self._tls.certificate:
+            return None
+        variants = [_variant(settings, self._tls) for settings in self._listeners]
+
+        def event(name: str, level: int, **fields: object) -> None:
+            log.event(name, level=level, **fields)
+
+        return Certificates(self._tls, variants, log=event)
+
+    def _make_hall(
+        self, settings: ListenerSettings, limits: LimitsSettings, desk: Desk, hostname: str, counts: SessionCounts
+    ) -> Hall:
+        use = tls_use(settings, certificates=self._certificates is not None)
+        auth = desk.auth
+        form = partial(make_profile, hostname, limits, tls=use, auth=auth)
+        hall = Hall(form(trusted=False), form(trusted=True), desk, counts)
+        hall.sessions, hall.sessions_per_client = limits.sessions, limits.sessions_per_client
+        if auth is not None and auth.settings.allow_plaintext:
+            hall.may_log_in_clear = RelayControl(auth.settings.allow_plaintext).trusts
+            hall.clear_profiles = (form(trusted=False, clear=True), form(trusted=True, clear=True))
+        if self._certificates is not None and use != "no":
+            hall.context = partial(self._certificates.context, _variant(settings, self._tls))
+            hall.tls_first = use == "implicit"
+        hall.handshakes = self._handshakes
+        if settings.proxy_networks:
+            hall.is_balancer = RelayControl(settings.proxy_networks).trusts
+        return hall
 
     def __repr__(self) -> str:
         return f"<Listener {' '.join(map(str, self.addresses))} sessions={self.sessions}>"
@@ -67,65 +120,127 @@ class Listener:
     @property
     def sessions(self) -> int:
         """Sessions open now."""
-        return len(self._hall.connections)
+        return sum(len(hall.connections) for hall in self.halls)
+
+    @property
+    def handshakes(self) -> int:
+        """TLS handshakes under way."""
+        return self._handshakes.total
 
     async def start(self) -> list[Endpoint]:
-        """Binds and accepts. Returns the bound addresses. Raises ConfigError, with nothing left open."""
+        """Binds and accepts. Returns the bound IP addresses. Raises ConfigError, with nothing left open."""
         try:
-            for number, settings in enumerate(self._listeners):
-                await self._listen(settings, f"listener[{number}].bind")
+            for number, (settings, hall) in enumerate(zip(self._listeners, self.halls, strict=True)):
+                await self._listen(settings, hall, f"listener[{number}].bind")
         except ConfigError:
             self.stop()
             raise
-        self._timer.start()
+        for timer in self._timers:
+            timer.start()
+        if self._certificates is not None:
+            self._certificates.start()
         return self.addresses
+
+    def look_at_certificates(self) -> None:
+        """Has new certificates taken into use now, if the files have changed."""
+        if self._certificates is not None:
+            self._certificates.look()
 
     def stop(self) -> None:
         """Accepts no more; sessions go on."""
         for server in self._servers:
             server.close()
         self._servers.clear()
+        while self._paths:
+            remove_socket(*self._paths.popitem())
 
     async def drain(self, grace: float) -> bool:
         """Ends sessions as their transactions end, waiting at most `grace` seconds. True when none is left."""
         self.stop()
-        hall = self._hall
-        hall.leaving = True
-        hall.empty.clear()
-        for connection in list(hall.connections):
-            connection.leave()
-        if hall.connections:
-            try:
-                async with asyncio.timeout(grace):
-                    await hall.empty.wait()
-            except TimeoutError:
-                return False
+        for hall in self.halls:
+            hall.leaving = True
+            for connection in list(hall.connections):
+                connection.leave()
+        try:
+            async with asyncio.timeout(grace):
+                await self._until_empty()
+        except TimeoutError:
+            return False
         return True
 
     async def close(self) -> None:
         """Cuts off every session that is left."""
         self.stop()
-        self._timer.stop()
-        hall = self._hall
-        hall.empty.clear()
-        for connection in list(hall.connections):
-            connection.cut()
-        if hall.connections:
-            await hall.empty.wait()
+        for timer in self._timers:
+            timer.stop()
+        if self._certificates is not None:
+            self._certificates.stop()
+        for hall in self.halls:
+            hall.leaving = True
+            for connection in list(hall.connections):
+                connection.cut()
+        await self._until_empty()
 
-    async def _listen(self, settings: ListenerSettings, key: str) -> None:
+    async def _until_empty(self) -> None:
+        for hall in self.halls:
+            hall.empty.clear()
+            if hall.connections:
+                await hall.empty.wait()
+
+    async def _listen(self, settings: ListenerSettings, hall: Hall, key: str) -> None:
         loop = asyncio.get_running_loop()
-        host, port, _ = settings.bind
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            for family, _kind, _proto, _name, address in dict.fromkeys(found):
-                sock = _bound_socket(family, address)
-                server = await loop.create_server(partial(Connection, self._hall), sock=sock, backlog=settings.backlog)
+            for sock in await self._bind(settings):
+                protocol = partial(Connection, hall)
+                if sock.family == socket.AF_UNIX:
+                    server = await loop.create_unix_server(protocol, sock=sock, backlog=settings.backlog)
+                    self.places.append(str(settings.bind))
+                else:
+                    server = await loop.create_server(protocol, sock=sock, backlog=settings.backlog)
+                    self.addresses.append(Endpoint(*sock.getsockname()[:2]))
+                    self.places.append(str(self.addresses[-1]))
                 self._servers.append(server)
-                self.addresses.append(Endpoint(*sock.getsockname()[:2]))
         except OSError as error:
             problem = ConfigProblem(f"cannot listen on {settings.bind}: {error.strerror or error}", key=key)
             raise ConfigError([problem]) from error
+
+    async def _bind(self, settings: ListenerSettings) -> list[socket.socket]:
+        """The sockets that an entry stands for. Raises OSError, with none of them left open."""
+        bind = settings.bind
+        if isinstance(bind, Inherited):
+            return inherited_sockets(bind.name, os.environ)
+        if isinstance(bind, UnixPath):
+            mode, owner = int(settings.socket_mode, 8), settings.socket_owner
+            sock, identity = unix_socket(bind.path, mode=mode, owner=owner, backlog=settings.backlog)
+            self._paths[bind.path] = identity
+            return [sock]
+        loop = asyncio.get_running_loop()
+        flags = socket.AI_PASSIVE
+        found_addresses = await loop.getaddrinfo(bind.host, bind.port, type=socket.SOCK_STREAM, flags=flags)
+        sockets: list[socket.socket] = []
+        try:
+            for family, _kind, _proto, _name, address in dict.fromkeys(found_addresses):
+                sockets.append(tcp_socket(family, address))
+        except OSError:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+
+def tls_use(settings: ListenerSettings, *, certificates: bool) -> TlsUse:
+    """How a listener uses TLS: as it says, or as its protocol has it."""
+    if settings.tls is not None:
+        return settings.tls
+    if not certificates:
+        return "no"
+    if settings.protocol == "submissions":
+        return "implicit"
+    return "require" if settings.protocol == "submission" else "offer"
+
+
+def _variant(settings: ListenerSettings, tls: TlsSettings) -> Variant:
+    return Variant(settings.tls_level or tls.level, settings.client_certificates or tls.client_certificates)
 
 
 def make_profile(
@@ -133,38 +248,28 @@ def make_profile(
     limits: LimitsSettings,
     *,
     trusted: bool,
+    tls: TlsUse = "no",
     auth: Authenticator | None = None,
     clear: bool = False,
 ) -> Profile:
     """What the protocol core has to know of the settings, for clients that may send anywhere or for strangers.
 
-    `clear`: for clients that may log in without TLS.
+    With TLS, the profile's `secured` is for what comes under it. `clear`: for clients that may log in without TLS.
     """
-    mechanisms: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
     if auth is not None:
-        mechanisms = auth.plaintext_mechanisms if clear else auth.clear_mechanisms
-    return Profile(
+        before = auth.plaintext_mechanisms if clear else auth.clear_mechanisms
+    form = partial(
+        Profile,
         hostname,
         message_size=limits.message_size,
         command_line=limits.command_line,
         data_line=limits.data_line,
         errors=limits.errors,
         junk_commands=limits.junk_commands,
-        offers=Offers(mechanisms),
         normalise=limits.bare_newlines == "normalise" or (trusted and limits.bare_newlines == "normalise_trusted"),
     )
-
-
-def _bound_socket(family: int, address: tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # "[::]" and "0.0.0.0" may then be bound both, and IPv4 clients are seen as what they are.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)  # noqa: FBT003
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock
+    if tls == "no":
+        return form(offers=Offers(before))
+    secured = form(offers=Offers(auth.mechanisms if auth is not None else ()))
+    return form(offers=Offers(before), secured=secured, tls_first=tls == "require")

@@ -20,13 +20,23 @@ from typing import Any, Protocol
 from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
 from mailflow.ingress.asking import Asked, Panel
 from mailflow.ingress.auth.authenticator import Authenticator
-from mailflow.ingress.auth.exchange import Exchange, with_login
+from mailflow.ingress.auth.exchange import Exchange
 from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
 from mailflow.ingress.verdict import Edit
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
-from mailflow.smtp.replies import AUTH_UNAVAILABLE, DISCARDED, HELLO, MAIL_OK, RCPT_OK, START_DATA, START_TLS, WELCOME
+from mailflow.smtp.replies import (
+    AUTH_UNAVAILABLE,
+    DISCARDED,
+    HELLO,
+    MAIL_OK,
+    RCPT_OK,
+    START_DATA,
+    START_TLS,
+    TLS_UNAVAILABLE,
+    WELCOME,
+)
 from mailflow.smtp.reply import Reply, reply
 
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
@@ -38,6 +48,17 @@ _USUAL_OPTIONS = {
     for utf8 in (False, True)
     for ret in ("", "FULL", "HDRS")
 } | {("", False, "", ""): PLAIN}
+
+
+def protocol_word(peer: Peer) -> str:
+    """The `with` word of Received: for this client (RFC 3848), from what it said first: EHLO, LHLO or HELO.
+
+    There is no word for HELO with TLS or a login.
+    """
+    word = peer.protocol.rstrip("SA")
+    if word not in ("ESMTP", "LMTP"):
+        return peer.protocol
+    return word + ("S" if peer.tls else "") + ("A" if peer.login else "")
 
 
 class Desk:
@@ -102,6 +123,10 @@ class Wire(Protocol):
 
     def go_on(self) -> None:
         """Read again."""
+        ...
+
+    def upgrade(self) -> bool:
+        """Makes ready for TLS, which begins when 220 has been written; False: not now."""
         ...
 
     def push(self, lines: bytes) -> None:
@@ -185,7 +210,9 @@ class Session(Asked):
     @property
     def client(self) -> str:
         """The client as the log shows it."""
-        return str(self._peer) if self._peer else f"unknown[{self.address}]"
+        if self._peer:
+            return str(self._peer)
+        return f"unknown[{self.address}]" if self.address else "unix"
 
     @property
     def service(self) -> str:
@@ -211,7 +238,9 @@ class Session(Asked):
 
     def identify(self, **changes: Any) -> None:
         """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
-        self._peer = peer = replace(self.peer, **changes)
+        peer = replace(self.peer, **changes)
+        word = protocol_word(peer)
+        self._peer = peer if word == peer.protocol else replace(peer, protocol=word)
         self.address = peer.address
         self.trusted = self._desk.relay.admits(peer)
 
@@ -245,14 +274,14 @@ class Session(Asked):
     def hello(self, verb: str, name: str) -> Answer:
         """Notes the client's name."""
         old = self._peer
-        protocol = "ESMTP" if verb == "EHLO" else "SMTP"
+        protocol = "ESMTP" if verb == "EHLO" else "LMTP" if verb == "LHLO" else "SMTP"
         if old is None:
             self._peer = Peer(self.address, self._port, "", name, protocol)
-        else:
-            if old.login:
-                protocol = with_login(protocol)
-            if name != old.helo or protocol != old.protocol:
-                self._peer = replace(old, helo=name, protocol=protocol)
+        elif old.tls or old.login:
+            peer = replace(old, helo=name, protocol=protocol)
+            self._peer = replace(peer, protocol=protocol_word(peer))
+        elif name != old.helo or protocol != old.protocol:
+            self._peer = replace(old, helo=name, protocol=protocol)
         questions = self._panel.helo
         return self._ask(questions, self._greet) if questions else HELLO
 
@@ -261,7 +290,7 @@ class Session(Asked):
 
     def starttls(self) -> Answer:
         """Asked only where the listener's profile has TLS."""
-        return START_TLS
+        return START_TLS if self._wire is not None and self._wire.upgrade() else TLS_UNAVAILABLE
 
     def auth(self, mechanism: str, initial: bytes | None) -> Answer:
         """Asked only where the listener's profile offers mechanisms."""
@@ -281,7 +310,8 @@ class Session(Asked):
 
     def bindings(self) -> dict[str, bytes]:
         """The connection's channel bindings by name (RFC 5056)."""
-        return {}
+        found = None if self._wire is None else self._wire.extra("channel_bindings")  # noqa: S610 - no Django here
+        return found or {}
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""
@@ -439,7 +469,7 @@ class Session(Asked):
         peer = self.peer
         if params.smtputf8:
             # RFC 6531 §4.3: the word for this message only.
-            peer = replace(peer, protocol="UTF8SMTP")
+            peer = replace(peer, protocol="UTF8" + peer.protocol.removeprefix("E"))
         wishes = params[1:]
         return peer, _USUAL_OPTIONS.get(wishes) or Options(*wishes)
 

@@ -31,6 +31,11 @@ class Timed(Protocol):
         ...
 
     @property
+    def opening(self) -> bool:
+        """Whether something has to happen before SMTP can go on: a balancer's header, a TLS handshake."""
+        ...
+
+    @property
     def closing(self) -> bool:
         """Whether the last reply has been written."""
         ...
@@ -47,12 +52,15 @@ class Timed(Protocol):
 class SessionTimer:
     """Sweeps over the connections in `connections`, which others fill and empty."""
 
-    def __init__(self, connections: Collection[Timed], idle: float, total: float) -> None:
-        """Limits in seconds: of silence, and of a session as a whole."""
+    def __init__(self, connections: Collection[Timed], idle: float, total: float, opening: float = 30.0) -> None:
+        """Limits in seconds: of silence, of a session as a whole, and of what comes before SMTP."""
         self._connections = connections
-        self.interval = min(LONGEST_INTERVAL_SECONDS, idle / INTERVALS_PER_LIMIT, total / INTERVALS_PER_LIMIT)
+        self.interval = min(
+            LONGEST_INTERVAL_SECONDS, *(limit / INTERVALS_PER_LIMIT for limit in (idle, total, opening))
+        )
         self._idle = math.ceil(idle / self.interval)
         self._total = math.ceil(total / self.interval)
+        self._opening = math.ceil(opening / self.interval)
         self._closing = math.ceil(min(CLOSING_SECONDS, idle) / self.interval)
         self._handle: asyncio.TimerHandle | None = None
 
@@ -76,12 +84,15 @@ class SessionTimer:
         for connection in self._connections:
             connection.age += 1
             connection.quiet = 0 if connection.patient else connection.quiet + 1
-            if connection.quiet > (self._closing if connection.closing else self._idle) or (
-                connection.age > self._total and not connection.patient
-            ):
+            if connection.quiet > self._limit(connection) or (connection.age > self._total and not connection.patient):
                 late.append(connection)
         for connection in late:
             if connection.closing:
                 connection.cut()
             else:
                 connection.expire()
+
+    def _limit(self, connection: Timed) -> int:
+        if connection.closing:
+            return self._closing
+        return self._opening if connection.opening else self._idle

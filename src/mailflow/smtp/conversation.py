@@ -66,7 +66,8 @@ class Conversation:
         "utf8",
     )
 
-    def __init__(self, profile: Profile, handler: Handler) -> None:
+    def __init__(self, profile: Profile, handler: Handler, *, tls: bool = False) -> None:
+        """`tls`: TLS came first, before any SMTP; `profile` is that of a session under TLS."""
         self._profile = profile
         self._handler = handler
         self._scanner: DataScanner | None = None
@@ -97,8 +98,8 @@ class Conversation:
         """STARTTLS was granted: the shell writes what is left, does the handshake, and calls `secured`."""
         self.dropped = 0
         """Bytes that came in the clear behind STARTTLS, and were dropped."""
-        self._tls = False
-        """STARTTLS has succeeded."""
+        self._tls = tls
+        """The session is under TLS, from its beginning or by STARTTLS."""
         answer = handler.connect()
         if answer is PENDING:
             self._then = Conversation._opened
@@ -185,7 +186,7 @@ class Conversation:
 
     def _greeted(self, answer: Reply) -> None:
         if answer.code == 250:
-            self.state = _READY
+            self.state = self._profile.greeted
             self.out.append(self.hello_reply() if answer is replies.HELLO else wire(answer))
         else:
             self._say(answer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mailflow.smtp.data import WholeMessages
+from mailflow.smtp.handler import State
 from mailflow.smtp.reply import Reply
 
 
@@ -32,6 +33,7 @@ class Profile:
         "data_line",
         "ehlo",
         "errors",
+        "greeted",
         "greeting",
         "helo",
         "junk_commands",
@@ -39,6 +41,7 @@ class Profile:
         "normalise",
         "offers",
         "secured",
+        "tls_first",
         "whole_messages",
     )
 
@@ -54,10 +57,12 @@ class Profile:
         normalise: bool = False,
         offers: Offers = NO_OFFERS,
         secured: Profile | None = None,
+        tls_first: bool = False,
     ) -> None:
         """Sizes in bytes; for their meaning see `LimitsSettings`.
 
-        `secured` is the profile of the session once TLS has begun; with one, STARTTLS is offered (RFC 3207).
+        `secured` is the profile of the session once TLS has begun; with one, STARTTLS is offered (RFC 3207). With
+        `tls_first` nothing else is possible before it.
         """
         self.message_size = message_size
         self.command_line = command_line
@@ -67,6 +72,9 @@ class Profile:
         self.normalise = normalise
         self.offers = offers
         self.secured = secured
+        self.tls_first = tls_first
+        self.greeted = State.START if tls_first else State.READY
+        """Where a session stands after EHLO."""
         self.whole_messages = WholeMessages(message_size, data_line)
         self.greeting = Reply(220, "", (f"{hostname} ESMTP mailflow",)).encode()
         self.helo = Reply(250, "", (hostname,)).encode()

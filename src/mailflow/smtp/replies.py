@@ -23,6 +23,7 @@ HELP = reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT", "See 
 
 START_TLS = reply(220, "2.0.0", "Ready to start TLS")
 TLS_UNAVAILABLE = reply(454, "4.7.0", "TLS not available due to temporary reason")  # RFC 3207 §4
+STARTTLS_FIRST = reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
 TLS_ACTIVE = reply(503, "5.5.1", "TLS is active already")
 # RFC 4954 §6 and §4
 AUTH_OK = reply(235, "2.7.0", "Authentication successful")

@@ -28,6 +28,9 @@ from mailflow.smtp.reply import Reply
 from mailflow.smtp.verbs_content import RECEIVE, ContentVerbs
 from mailflow.smtp.verbs_security import SecurityVerbs
 
+BEFORE_TLS = frozenset(("EHLO", "HELO", "STARTTLS", "NOOP", "QUIT"))
+"""RFC 3207 §4: where TLS is required, anything else is refused before it."""
+
 # A global is found faster than an enum's member, and every command asks.
 _START, _READY, _MAIL, _RCPT, _DATA = State
 
@@ -157,7 +160,9 @@ class ServerCore(SecurityVerbs, ContentVerbs):
         verb, _, rest = text.partition(" ")
         verb = verb.upper()
         method = self._VERBS.get(verb)
-        if method is None:
+        if self._profile.tls_first and verb not in BEFORE_TLS:
+            self._say(replies.STARTTLS_FIRST)
+        elif method is None:
             self._say(replies.NOT_OFFERED.get(verb, replies.UNKNOWN_COMMAND))
         else:
             method(self, rest)

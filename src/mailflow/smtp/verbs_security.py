@@ -34,7 +34,7 @@ class SecurityVerbs(Conversation):
             self._say(replies.TLS_ACTIVE if self._tls else replies.NOT_IMPLEMENTED)
         elif rest.strip(" "):
             self._say(replies.NO_PARAMETERS)
-        elif self.state is not State.READY:
+        elif self.state is not self._profile.greeted or not (self.extended or self.state is State.READY):
             self._say(replies.HELO_FIRST if self.state is State.START else replies.NOT_IN_TRANSACTION)
         else:
             self._hear(self._handler.starttls(), SecurityVerbs._tls_granted)
