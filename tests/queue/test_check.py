@@ -179,15 +179,21 @@ def test_an_index_that_does_not_agree_is_made_anew(spool: Path) -> None:
     assert len(ids(spool)) == MESSAGES + 2
 
 
-def test_broken_pages_cost_no_more_than_what_was_on_them(spool: Path) -> None:
-    before = ids(spool)
+def break_leaf(spool: Path, table: str) -> None:
+    """Writes over the first page of a table that has rows."""
     with sqlite3.connect(database(spool)) as db:
-        pages = [r[0] for r in db.execute("SELECT pageno FROM dbstat WHERE name = 'content' AND pagetype = 'leaf'")]
+        sql = "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'"
+        page = db.execute(sql, (table,)).fetchone()[0]
         size = db.execute("PRAGMA page_size").fetchone()[0]
     db.close()
     with database(spool).open("r+b") as stream:
-        stream.seek((pages[0] - 1) * size)
+        stream.seek((page - 1) * size)
         stream.write(b"\xff" * size)
+
+
+def test_broken_pages_cost_no_more_than_what_was_on_them(spool: Path) -> None:
+    before = ids(spool)
+    break_leaf(spool, "content")
     assert Kind.DATABASE in {k for k, _ in kinds(spool)}
     mended = list(repair(spool, QueueSettings()))
     assert "rescued" in mended[0].done
@@ -199,6 +205,34 @@ def test_broken_pages_cost_no_more_than_what_was_on_them(spool: Path) -> None:
         read_content(spool, key)
     assert (spool / "damaged" / "queue.db.1").exists()
     with_queue(spool, _nothing)
+
+
+@pytest.mark.parametrize(("table", "folder"), [("extent", "segments"), ("content", "content")])
+def test_contents_whose_rows_are_lost_are_not_overwritten_while_the_old_database_is_kept(
+    spool: Path, table: str, folder: str
+) -> None:
+    if table == "content":
+        edit(spool, "DELETE FROM content WHERE file IS NOT NULL")  # a row that not even its page shows
+    (file,) = (spool / folder).iterdir()
+    kept = file.read_bytes()
+    break_leaf(spool, table)
+    assert "rescued" in list(repair(spool, QueueSettings()))[0].done
+
+    async def much_mail(queue: Queue) -> None:
+        for _ in range(3):
+            number = queue.new_id()
+            large = make(queue, await spill(queue, number, [b"other" * 1000]))
+            large.id = number
+            assert await put(queue, large) is None
+            assert await put(queue, make(queue, b"other" * 60_000)) is None
+
+    with_queue(spool, much_mail)
+    with_queue(spool, much_mail)
+    assert file.read_bytes()[: len(kept)] == kept
+    assert not [k for k, _ in kinds(spool) if k is not Kind.QUARANTINED]
+    (spool / "damaged" / "queue.db.1").unlink()
+    with_queue(spool, much_mail)
+    assert not file.exists() or file.read_bytes()[: len(kept)] != kept, "nobody wants it any more"
 
 
 async def _nothing(queue: Queue) -> None:

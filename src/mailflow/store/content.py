@@ -41,8 +41,9 @@ class ContentFiles:
         """The file of this number."""
         return self.folder / f"{number:08}"
 
-    def sweep(self, in_use: dict[int, int]) -> None:
-        """At start: `in_use` is message id → file number as the database has it; all other files become spares.
+    def sweep(self, in_use: dict[int, int], reserved: int = 0) -> None:
+        """At start: `in_use` is message id → file number as the database has it; all other files become spares, but for
+        those with numbers below `reserved`, which are left alone.
 
         Raises OSError. A file that is not ours by its name is left alone.
         """
@@ -54,7 +55,7 @@ class ContentFiles:
         self._next = max([*found, *taken, 0]) + 1
         self._named = set(found)
         for number in found:
-            if number not in taken:
+            if number not in taken and number >= reserved:
                 self.give_back(number)
 
     def take(self) -> int:

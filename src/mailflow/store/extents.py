@@ -145,6 +145,15 @@ class ExtentMap:
         self.used = sum(pages.count(USED) for pages in maps)
         return count
 
+    def reserve(self, segments: int) -> None:
+        """At start: of the first `segments`, what no extent has is not to be used, and so is USED."""
+        if segments:
+            self._reach(segments - 1)
+        for segment in range(segments):
+            pages = self._maps[segment]
+            self.used += pages.count(HOLE)
+            self._maps[segment] = bytearray(pages.replace(HOLE, USED))
+
     def backed(self, segment: int) -> None:
         """At start: the HOLEs of this segment have blocks, as far as can be told, and so are FREE."""
         pages = self._maps[segment]

@@ -2,7 +2,8 @@
 
 The ids of messages are gathered from every table and index, from both ends, as far as each can be walked; then each row is looked up by its
 key, which fails for those on a broken page only. The new database takes the old one's place by renaming; the old one
-stays as `damaged/queue.db.<number>`. Rows whose message is lost are then orphans, which `repair.py` keeps.
+stays as `damaged/queue.db.<number>`. Rows whose message is lost are then orphans, which `repair.py` keeps. Contents
+whose row is lost are in a segment or a content file still: what was there is not used again while the old database is kept.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _WALKS = (
     *(f"SELECT {key} FROM {table} ORDER BY {key}" for table, (key, _) in _TABLES.items()),  # noqa: S608
     "SELECT message_id, destination FROM recipient ORDER BY destination",  # along the index
 )
+RESERVED = ("segments", "content")
+"""Folders whose files of the time of a rescue are not used again."""
 IDS_AT_ONCE = 1000
 """Messages copied in one transaction."""
 LOGS = ("-wal", "-shm")
@@ -48,12 +51,16 @@ def rescue(spool: Path, settings: QueueSettings) -> str:
         work.mkdir(mode=0o700)
         with closing(connect_read_only(spool)) as old, closing(_open(work, settings)) as new:
             copied, lost = _copy(old, new)
+            _reserve(spool, new)
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         _fold_log(spool)
         kept = _exchange(spool, work)
     except (sqlite3.Error, OSError) as error:
         raise failure(error, str(database(spool))) from error
-    return f"rescued {copied} rows, {lost} could not be read; the broken database is kept as {kept}"
+    return (
+        f"rescued {copied} rows, {lost} could not be read; the broken database is kept as {kept};"
+        " while it is there, no content that a lost row may have named is overwritten"
+    )
 
 
 def _open(folder: Path, settings: QueueSettings) -> sqlite3.Connection:
@@ -88,6 +95,25 @@ def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
     except sqlite3.DatabaseError:
         return  # ids go on behind the newest message then
     new.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
+
+
+def _reserve(spool: Path, new: sqlite3.Connection) -> None:
+    """Contents whose rows are lost are in the files that are there now: a later repair may want them (`reserved`)."""
+    for name in RESERVED:
+        numbers = [int(entry.name) for entry in (spool / name).glob("[0-9]" * 8)]
+        new.execute(
+            "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
+            (f"reserved_{name}", max(numbers, default=-1) + 1),
+        )
+
+
+def reserved(spool: Path, db: sqlite3.Connection) -> tuple[int, int]:
+    """Segments below the first number, and content files below the second, keep what no row names: they were there when
+    rows were lost. Until the operator removes the broken database, which says that nobody wants them any more."""
+    if not any(damaged.folder(spool).glob("queue.db.*")):
+        return 0, 0
+    found = dict(db.execute("SELECT key, value FROM meta"))
+    return found.get("reserved_segments", 0), found.get("reserved_content", 0)
 
 
 def _ids(db: sqlite3.Connection) -> set[int]:

@@ -68,9 +68,10 @@ class Segments:
     def __repr__(self) -> str:
         return f"<Segments rows={self.rows} {self._map!r}>"
 
-    def load(self, extents: Iterable[tuple[int, int, int]]) -> None:
+    def load(self, extents: Iterable[tuple[int, int, int]], reserved: int = 0) -> None:
         """At start: segment, page and pages of all that the database has. Files that no row needs are removed.
 
+        `reserved`: in segments below this number, what no row names is kept as it is.
         Raises OSError, and what the iterator raises.
         """
         self.close()
@@ -79,9 +80,12 @@ class Segments:
         folder.mkdir(mode=0o700, exist_ok=True)
         names = (e for e in os.scandir(folder) if len(e.name) == 8 and e.name.isdigit())
         blocks = {int(entry.name): entry.stat().st_blocks * 512 for entry in names}
-        self.rows = self._map.occupy(extents, min(max(blocks, default=-1) + 1, SEGMENTS))
+        there = min(max(blocks, default=-1) + 1, SEGMENTS)
+        self.rows = self._map.occupy(extents, there)
+        self._map.reserve(min(reserved, there))
         for segment, size in blocks.items():
-            self._sweep(segment, size)
+            if segment >= reserved:
+                self._sweep(segment, size)
 
     def _sweep(self, segment: int, blocks: int) -> None:
         """A file found at the start: removed when nothing is in it; else its free pages may have blocks still."""

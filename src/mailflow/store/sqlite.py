@@ -29,6 +29,7 @@ from mailflow.store import rows
 from mailflow.store.content import ContentFiles, sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
+from mailflow.store.rescue import reserved
 from mailflow.store.room import SEGMENT_BATCH
 from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
@@ -91,8 +92,7 @@ class Store:
         store = cls(spool, settings, now)
         try:
             store._connect()
-            store.files.sweep(store._content_files())
-            store._load_segments()
+            store._load_files()
             sync_folder(spool)  # the names of database and folders themselves
         except (sqlite3.Error, OSError) as error:
             store._disconnect()
@@ -127,13 +127,15 @@ class Store:
             except sqlite3.Error:
                 return  # what it could not write back is still in the log
 
-    def _load_segments(self) -> None:
+    def _load_files(self) -> None:
+        segments, files = reserved(self.spool, self.db)
+        self.files.sweep(dict(self.db.execute("SELECT id, file FROM content WHERE file IS NOT NULL")), files)
+        self._load_segments(segments)
+
+    def _load_segments(self, reserved: int) -> None:
         # Pages are counted by SQLite, for there may be a million rows; as `extents.pages_for`, which tests compare.
         sql = f"SELECT segment, page, max(size + {PAGE_BYTES - 1}, {PAGE_BYTES}) / {PAGE_BYTES} FROM extent"  # noqa: S608
-        self.segments.load(self.db.execute(sql))
-
-    def _content_files(self) -> dict[int, int]:
-        return dict(self.db.execute("SELECT id, file FROM content WHERE file IS NOT NULL"))
+        self.segments.load(self.db.execute(sql), reserved)
 
     # One batch
 
@@ -410,7 +412,7 @@ class Store:
             busy, _, _ = self.db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             if busy:
                 raise StoreBroken(f"{database(self.spool)}: a reader keeps the log from being copied")
-            self._load_segments()
+            self._load_segments(reserved(self.spool, self.db)[0])
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise failure(error, str(database(self.spool))) from error
