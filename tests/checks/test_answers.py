@@ -116,6 +116,11 @@ def test_the_name_of_an_address_leads_back_to_it(address):
         ("192.0.2.1", ""),
         ("", ""),
         ("[IPv6:2001:db8::1]", ""),
+        ("bücher.example", "bücher.example"),
+        ("a..example", ""),
+        ("a b.example", ""),
+        ("a\0.example", ""),
+        ("*.example", ""),
     ],
 )
 def test_names_of_domains(domain, expected):

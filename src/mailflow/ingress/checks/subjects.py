@@ -1,12 +1,17 @@
 """What is asked of DNS lists: the names that stand for an address or a domain. Pure; RFC 5782 §2.1, §2.4 and §3.
 
 Not asked for: addresses that only mean something at home (private, loopback, link-local, …), and address literals
-and single words where a domain is wanted (lists of domains answer addresses with error codes).
+and single words where a domain is wanted (lists of domains answer addresses with error codes). Nor is what cannot be a
+host name: name servers answer it with errors, and a client could make a list look broken with it.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
+
+_NAME = re.compile(r"(?:[a-z0-9_-]|[^\x00-\x7f])+(?:\.(?:[a-z0-9_-]|[^\x00-\x7f])+)+")
+"""Letters, digits, hyphens, underscores; beyond ASCII the name service's own rules decide (RFC 5891)."""
 
 
 def plain_address(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -33,9 +38,7 @@ def of_client(address: str) -> str:
 def of_domain(domain: str) -> str:
     """The part of the name in front of the zone for a list of domains; "" for what is no complete domain."""
     name = domain.rstrip(".").lower()
-    if "." not in name or name.startswith("[") or plain_address(name) is not None:
-        return ""
-    return name
+    return name if _NAME.fullmatch(name) and plain_address(name) is None else ""
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
