@@ -264,7 +264,7 @@ async def listening(it: Checks, log: FakeLog, intake: FakeIntake | None = None):
         recipients=resolver(),
         intake=intake or FakeIntake(),
         log=log,
-        panel=Panel(it.guards),
+        panel=lambda _listener: Panel(it.guards),
     )
     await listener.start()
     try:
