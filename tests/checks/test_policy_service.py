@@ -112,6 +112,42 @@ async def test_a_service_that_is_not_there():
 
 
 @in_loop
+async def test_what_nobody_asked_for_is_not_taken_for_an_answer():
+    async with PolicyServer() as server, service(server) as it:
+        await consult(it)
+        [writer] = server.open
+        writer.write(b"action=REJECT surprise\n\n")
+        await server.until(lambda: not server.open)
+        assert await consult(it) == ""
+        assert server.connections == 2
+
+
+@in_loop
+async def test_an_answer_may_come_in_pieces():
+    async with PolicyServer(lambda _request: SILENT) as server, service(server) as it:
+        task = asyncio.ensure_future(consult(it))
+        await server.until(lambda: len(server.requests) == 1)
+        [connection] = server.open
+        for byte in b"action=REJECT slow\n\n":
+            connection.write(bytes([byte]))
+            await asyncio.sleep(0)
+        assert await task == "554 5.7.1 slow"
+
+
+@in_loop
+async def test_an_answer_that_is_cut_off():
+    async with PolicyServer(lambda _request: SILENT) as server, service(server) as it:
+        situation = FakeSituation()
+        task = asyncio.ensure_future(consult(it, situation))
+        await server.until(lambda: len(server.requests) == 1)
+        [connection] = server.open
+        connection.write(b"action=REJ")
+        connection.close()
+        assert await task == DEFAULT
+        assert "cut off" in str(situation.events)
+
+
+@in_loop
 async def test_waiting_for_a_connection_is_within_the_time_limit():
     async with (
         PolicyServer(lambda _request: SILENT) as server,

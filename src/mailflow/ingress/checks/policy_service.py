@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
+from typing import cast
 
 from mailflow.ingress.checks import delegation
 from mailflow.ingress.checks.delegation import Answer, PolicyReplyError
@@ -31,33 +32,57 @@ STATES = {
 }
 
 
-class _Connection:
-    """One connection, with the stream's two ends."""
+class _Connection(asyncio.Protocol):
+    """One connection. What comes without having been asked for makes it useless: it could be taken for an answer."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+    def __init__(self) -> None:
         self.idle_since = 0.0
+        self.usable = False
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._answer: asyncio.Future[str] | None = None
 
-    @property
-    def usable(self) -> bool:
-        return not (self.reader.at_eof() or self.writer.is_closing())
-
-    async def ask(self, question: bytes) -> str:
-        """The action. Raises PolicyReplyError, OSError, EOFError when the service has closed before it said a word."""
-        self.writer.write(question)
-        await self.writer.drain()
-        buffer = b""
-        while (action := delegation.parse_reply(buffer)) is None:
-            data = await self.reader.read(delegation.REPLY_LIMIT)
-            if not data:
-                if buffer:
-                    raise PolicyReplyError("the answer is cut off")
-                raise EOFError
-            buffer += data
-        return action
+    def ask(self, question: bytes) -> asyncio.Future[str]:
+        """The action. Raises PolicyReplyError, or EOFError when the service closed before it said a word."""
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            self._answer.set_exception(EOFError())
+        else:
+            self._transport.write(question)
+        return self._answer
 
     def close(self) -> None:
-        self.writer.transport.abort()
+        """Closes at once; what is still to come is lost."""
+        self.usable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.usable = True
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        answer = self._answer
+        if answer is None or answer.done():
+            self.close()
+            return
+        self._buffer += data
+        try:
+            action = delegation.parse_reply(self._buffer)
+        except PolicyReplyError as error:
+            answer.set_exception(error)
+            return
+        if action is not None:
+            self._buffer = b""
+            answer.set_result(action)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Called by the loop."""
+        self.usable, self._transport = False, None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(PolicyReplyError("the answer is cut off") if self._buffer else EOFError())
 
 
 class PolicyService:
@@ -110,7 +135,7 @@ class PolicyService:
             if not connection.usable:
                 connection.close()
                 continue
-            with suppress(EOFError, ConnectionError):
+            with suppress(EOFError):
                 return await self._ask_on(connection, question)
             break  # it was closed while the question was on its way
         return await self._ask_on(await self._connect(), question)
@@ -125,28 +150,32 @@ class PolicyService:
         return action
 
     async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
         if self._port:
-            return _Connection(*await asyncio.open_connection(self._host, self._port))
-        return _Connection(*await asyncio.open_unix_connection(self._host))
+            return (await loop.create_connection(_Connection, self._host, self._port))[1]
+        return (await loop.create_unix_connection(_Connection, self._host))[1]
 
     def _keep(self, connection: _Connection) -> None:
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
         if self._sweep is None:
-            self._sweep = loop.call_later(min(SWEEP_SECONDS, self._settings.idle_timeout), self._close_idle)
+            seconds = min(SWEEP_SECONDS, self._settings.idle_timeout)
+            self._sweep = asyncio.get_running_loop().call_later(seconds, self._close_idle)
 
     def _close_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        old = loop.time() - self._settings.idle_timeout
-        kept = [connection for connection in self._idle if connection.usable and connection.idle_since > old]
-        for connection in self._idle:
-            if connection not in kept:
+        self._sweep = None
+        old = asyncio.get_running_loop().time() - self._settings.idle_timeout
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            if connection.usable and connection.idle_since > old:
+                self._idle.append(connection)
+            else:
                 connection.close()
-        self._idle = kept
-        self._sweep = (
-            loop.call_later(min(SWEEP_SECONDS, self._settings.idle_timeout), self._close_idle) if kept else None
-        )
+        if self._idle:
+            self._sweep_later()
 
 
 def attributes(situation: Situation, stage: Stage, context: str = "") -> list[tuple[str, str]]:
