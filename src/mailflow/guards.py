@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mailflow.hooks.program import NO_PROGRAMS, Programs
+from mailflow.ingress.abuse.parts import Abuse
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.parts import Auth
 from mailflow.ingress.checks.parts import Checks
@@ -53,7 +54,8 @@ class Guards:
             check_token=programs.check_token,
         )
         self._part: Part | None = None
-        self._guards: list[Guard] = []
+        self.abuse = Abuse(settings.abuse, log, sessions=settings.limits.sessions, networks=settings.relay.networks)
+        self._guards: list[Guard] = [*self.abuse.guards]
         self._watchers: list[Watcher] = []
         if programs.hooks is not None or programs.handler is not None:
             from mailflow.hooks.part import Part
@@ -85,4 +87,5 @@ class Guards:
 
     def panel(self, listener: ListenerSettings) -> Panel:  # noqa: ARG002 - all listeners have the same ones so far
         """The questions for the sessions of a listener."""
-        return Panel(self._guards, self._watchers, session=self._part.session if self._part else None)
+        session = self._part.session if self._part else None
+        return Panel(self._guards, self._watchers, session=session, conduct=self.abuse.conduct)

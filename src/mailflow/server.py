@@ -212,6 +212,7 @@ class Server:
             panel=self.guards.panel,
             auth=self.guards.auth.authenticator,
             tls=settings.tls,
+            conduct=self.guards.abuse.conduct,
         )
         await self.listener.start()
         self._stack.push_async_callback(self.listener.close)

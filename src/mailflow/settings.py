@@ -22,6 +22,7 @@ from mailflow.control.settings import ControlSettings
 from mailflow.delivery.settings import SmtpSettings
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.hooks.settings import HooksSettings
+from mailflow.ingress.abuse.settings import AbuseSettings
 from mailflow.ingress.auth.settings import AuthSettings
 from mailflow.ingress.checks.settings import (
     DnsblSettings,
@@ -64,6 +65,7 @@ class Settings(Root):
     """Addresses to accept mail on; without any, mail enters by `mailflow send` and the Python API only."""
 
     limits: LimitsSettings = setting(LimitsSettings())
+    abuse: AbuseSettings = setting(AbuseSettings())
     dnsbl: DnsblSettings = setting(DnsblSettings())
     greylist: GreylistSettings = setting(GreylistSettings())
     policy_service: list[PolicyServiceSettings] = setting([])

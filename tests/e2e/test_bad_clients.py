@@ -53,7 +53,6 @@ def code(reply: str) -> str:
     [
         (b"NONSENSE", "500 5.5.2"),
         (b"", "500"),
-        (b"\x00\x00\x00", "500"),
         (b"MAIL FROM:<a\x00b@client.test>", "50"),
         (b"MAIL FROM:<\xff\xfe@client.test>", "5"),
         (b"MAIL FROM:<\xc3\xbc@client.test>", "5"),  # UTF-8 without SMTPUTF8
@@ -83,6 +82,12 @@ def test_a_wrong_command_gets_its_answer(hostile: Server, line: bytes, answers: 
         client.say("EHLO client.test")
         assert client.say(line).startswith(answers)
         assert client.say("NOOP").startswith("250")
+
+
+def test_another_protocol_is_told_and_closed(hostile: Server) -> None:
+    with Client(hostile.port) as client:
+        client.say("EHLO client.test")
+        assert client.say(b"\x00\x00\x00") == "421 4.7.0 This is an SMTP server"
 
 
 def test_a_line_of_a_megabyte_is_not_collected(hostile: Server) -> None:

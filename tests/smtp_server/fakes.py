@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mailflow.smtp.commands import MailParams, RcptParams
-from mailflow.smtp.handler import PENDING, Answer
+from mailflow.smtp.handler import PENDING, Answer, Offence
 from mailflow.smtp.profile import Profile
 from mailflow.smtp.replies import (
     AUTH_FAILED,
@@ -33,6 +33,9 @@ class Recorder:
         self.pending = frozenset(pending)
         self.events: list[tuple[object, ...]] = []
         self.refusals: list[Reply] = []
+        self.offences: list[tuple[Offence, bytes]] = []
+        self.sentence: dict[Offence, Reply] = {}
+        """What offences are answered with."""
         self.held: Reply | None = None
         self._body = b""
         self._open = False
@@ -105,6 +108,13 @@ class Recorder:
         if self._open:
             self.events.append(("abort",))
         self._open = False
+
+    def offended(self, offence: Offence, data: bytes) -> Reply | None:
+        self.offences.append((offence, data))
+        return self.sentence.get(offence)
+
+    def tolerates(self, limit: int) -> int:
+        return limit
 
     def refused(self, answer: Reply) -> bool:
         self.refusals.append(answer)

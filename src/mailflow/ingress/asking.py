@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, cast
 
+from mailflow.ingress.abuse.conduct import Conduct
 from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Guard, Situation, Stage, Verdict, Watcher
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING, Answer
@@ -25,7 +26,7 @@ Finish = Callable[[], Answer]
 class Panel:
     """The guards and watchers of a listener."""
 
-    __slots__ = ("connect", "data", "end", "helo", "mail", "rcpt", "seconds", "session", "watchers")
+    __slots__ = ("conduct", "connect", "data", "end", "helo", "mail", "rcpt", "seconds", "session", "watchers")
 
     def __init__(
         self,
@@ -33,10 +34,13 @@ class Panel:
         watchers: Iterable[Watcher] = (),
         seconds: float = 100.0,
         session: Callable[..., Any] | None = None,
+        *,
+        conduct: Conduct | None = None,
     ) -> None:
         """Guards are asked in this order. `seconds`: how long all questions of a stage may take together.
 
         `session` makes the sessions, with the arguments of `Session`, where they are to be of a kind of their own.
+        `conduct` judges what clients do that no client should; without it nothing is held against them.
         """
         guards = tuple(guards)
         self.connect, self.helo, self.mail, self.rcpt, self.data, self.end = (
@@ -45,6 +49,7 @@ class Panel:
         self.watchers = tuple(watchers)
         self.seconds = seconds
         self.session = session
+        self.conduct = conduct
 
 
 class Marks:
@@ -78,6 +83,10 @@ class Asked:
 
     def _edit(self, edit: Edit) -> None:
         """Changes the envelope."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Closes the connection without a word."""
         raise NotImplementedError
 
     def _decided(self, answer: Reply) -> None:
@@ -171,7 +180,9 @@ class Asked:
         verdict = self._verdict
         if verdict is None:
             return None
-        self._closing = verdict.action is Action.CLOSE
+        self._closing = verdict.action is Action.CLOSE or verdict.action is Action.DROP
+        if verdict.action is Action.DROP:
+            self.drop()
         return verdict.reply
 
     def _failed(self) -> Reply:

@@ -21,12 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mailflow.ingress.abuse.pace import Pace, Unfinished
 from mailflow.ingress.limits import Handshakes, SessionCounts
 from mailflow.ingress.session import Desk, Session
 from mailflow.net.proxy import ProxyError, parse_proxy
 from mailflow.net.tls_layer import TlsLayer
 from mailflow.net.turn import Turn
 from mailflow.smtp import replies
+from mailflow.smtp.handler import State
 from mailflow.smtp.profile import Profile
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
@@ -38,6 +40,7 @@ WAITING_INPUT_BYTES = 4096
 _UNREAD_REPLIES = 1
 _FULL_INTAKE = 2
 _PENDING_ANSWER = 4
+_SLOWED = 8
 
 # Who is about to end the session, as bits.
 _CLIENT = 1
@@ -115,6 +118,7 @@ class Connection(asyncio.Protocol):
         "_transport",
         "age",
         "closing",
+        "pace",
         "quiet",
     )
 
@@ -131,6 +135,7 @@ class Connection(asyncio.Protocol):
         self.closing = False
         self.quiet = 0
         self.age = 0
+        self.pace: Pace | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {self._session} {self._core} held={self._held} closing={self.closing}>"
@@ -160,7 +165,9 @@ class Connection(asyncio.Protocol):
         full = hall.sessions and len(hall.connections) >= hall.sessions
         if full or not hall.counts.admit(address, hall.sessions_per_client):
             client = f"unknown[{address}]" if address else "unix"
-            hall.desk.log.event("reject", client=client, reason=replies.TOO_MANY_SESSIONS.text)
+            conduct = hall.desk.panel.conduct
+            level = 20 if conduct is None or conduct.is_news("sessions", address) else 10
+            hall.desk.log.event("reject", level, client=client, reason=replies.TOO_MANY_SESSIONS.text)
             self._turn_away(replies.TOO_MANY_SESSIONS)
             return False
         self._admitted = address
@@ -361,6 +368,12 @@ class Connection(asyncio.Protocol):
         """It can again."""
         self._go_on(_FULL_INTAKE)
 
+    def slow_down(self, seconds: float) -> None:
+        """Abuse control has nothing read from the client for so long. The only timer that a connection may have."""
+        if not self._held & _SLOWED:
+            self._hold(_SLOWED)
+            asyncio.get_running_loop().call_later(seconds, self._go_on, _SLOWED)
+
     def push(self, lines: bytes) -> None:
         """Says something before the pending answer."""
         if self._core is not None:
@@ -388,7 +401,21 @@ class Connection(asyncio.Protocol):
         core = self._core
         if self.closing or self._front is not None:
             return False
-        return bool(self._held & _FULL_INTAKE or (core is not None and core.pending))
+        return bool(self._held & (_FULL_INTAKE | _SLOWED) or (core is not None and core.pending))
+
+    @property
+    def unfinished(self) -> Unfinished:
+        """What the client is sending: the bytes of a message so far, or the beginning of a command line."""
+        core, session = self._core, self._session
+        if core is None or session is None or self._front or self._held or core.pending or self.closing:
+            return None
+        return session.received if core.state is State.DATA else core.unfinished
+
+    @property
+    def favoured(self) -> bool:
+        """Whether the client keeps its usual limits under stress."""
+        session, conduct = self._session, self._hall.desk.panel.conduct
+        return session is None or conduct is None or session.trusted or conduct.stress.favours(session.address)
 
     def expire(self) -> None:
         """Time is up."""
@@ -400,6 +427,13 @@ class Connection(asyncio.Protocol):
             self._log("reject", reason="no PROXY header in time")
         self.insecure("timed out")
         self.cut()
+
+    def give_up(self, why: str) -> None:
+        """The client is too slow."""
+        session, conduct = self._session, self._hall.desk.panel.conduct
+        if session is not None and conduct is not None:
+            conduct.slow(session, why)
+        self.expire()
 
     def leave(self) -> None:
         """The server shuts down: now if no transaction is under way, or else when it is over."""

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from mailflow.errors import ConfigError, ConfigProblem
+from mailflow.ingress.abuse.conduct import Conduct
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.connection import Connection, Hall
-from mailflow.ingress.limits import Handshakes, SessionCounts
+from mailflow.ingress.limits import Handshakes, NetworkLimit, SessionCounts
 from mailflow.ingress.policy import RelayControl
 from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.session import Desk
@@ -46,9 +47,10 @@ class Listener:
         panel: Callable[[ListenerSettings], Panel] = lambda _listener: Panel(),
         auth: Authenticator | None = None,
         tls: TlsSettings | None = None,
+        conduct: Conduct | None = None,
     ) -> None:
         """`networks` are the clients that may send anywhere (`relay.networks`); `panel` gives a listener's guards;
-        `auth`: who knows logins, where AUTH is offered.
+        `auth`: who knows logins, where AUTH is offered; `conduct`: abuse control.
 
         Reads the certificates of `tls`. Raises ConfigError.
         """
@@ -57,7 +59,14 @@ class Listener:
         self._tls = tls or TlsSettings()
         self._certificates = self._read_certificates(log)
         self._handshakes = Handshakes(self._tls.handshakes)
-        counts = SessionCounts(limits.sessions, limits.sessions_per_client, RelayControl(self._networks).trusts)
+        stress, paces = (conduct.stress, conduct.paces) if conduct else (None, None)
+        counts = SessionCounts(
+            limits.sessions,
+            limits.sessions_per_client,
+            RelayControl(self._networks).trusts,
+            network=NetworkLimit(limits.sessions_per_network, conduct.network) if conduct else None,
+            stress=stress,
+        )
         self.halls: list[Hall] = []
         self._timers: list[SessionTimer] = []
         for settings in listeners:
@@ -75,8 +84,8 @@ class Listener:
             )
             hall = self._make_hall(settings, own, desk, settings.hostname or hostname, counts)
             self.halls.append(hall)
-            opening = self._tls.handshake_timeout
-            self._timers.append(SessionTimer(hall.connections, own.idle_timeout, own.session_timeout, opening))
+            idle, total, opening = own.idle_timeout, own.session_timeout, self._tls.handshake_timeout
+            self._timers.append(SessionTimer(hall.connections, idle, total, opening, stress=stress, paces=paces))
         self._servers: list[asyncio.Server] = []
         self._paths: dict[str, tuple[int, int]] = {}
         """UNIX sockets of ours, with device and inode."""

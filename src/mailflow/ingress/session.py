@@ -25,7 +25,7 @@ from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient,
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
 from mailflow.ingress.verdict import Edit
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
-from mailflow.smtp.handler import PENDING, Answer
+from mailflow.smtp.handler import PENDING, Answer, Offence
 from mailflow.smtp.replies import (
     AUTH_UNAVAILABLE,
     DISCARDED,
@@ -141,6 +141,14 @@ class Wire(Protocol):
         """The transport's `get_extra_info`; None when there is no such thing."""
         ...
 
+    def slow_down(self, seconds: float) -> None:
+        """Read no more for so long."""
+        ...
+
+    def cut(self) -> None:
+        """Close without a word."""
+        ...
+
 
 class Session(Asked):
     """Implements `smtp.handler.Handler` for one connection; it is the guards' `verdict.Situation`."""
@@ -161,6 +169,7 @@ class Session(Asked):
         "_wire",
         "address",
         "messages",
+        "offences",
         "params",
         "recipient",
         "recipients",
@@ -180,6 +189,8 @@ class Session(Asked):
         """Whether this client may send anywhere."""
         self.messages = 0
         """Messages accepted so far."""
+        self.offences = 0
+        """What `offended` was told and did not ignore."""
         self.sender: str | None = None
         self.params = NO_MAIL_PARAMS
         self.recipients: list[Recipient] = []
@@ -236,6 +247,11 @@ class Session(Asked):
             self._instance = self._desk.instance()
         return self._instance
 
+    @property
+    def received(self) -> int:
+        """The bytes of the present message that have come."""
+        return self._size
+
     def identify(self, **changes: Any) -> None:
         """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
         peer = replace(self.peer, **changes)
@@ -243,6 +259,8 @@ class Session(Asked):
         self._peer = peer if word == peer.protocol else replace(peer, protocol=word)
         self.address = peer.address
         self.trusted = self._desk.relay.admits(peer)
+        if changes.get("tls") and self._panel.conduct is not None:
+            self._panel.conduct.secured(self)
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with the client and, in a transaction, the envelope."""
@@ -263,6 +281,8 @@ class Session(Asked):
         self._wire = None
         for watcher in self._panel.watchers:
             watcher.closed(self)
+        if self._panel.conduct is not None:
+            self._panel.conduct.closed(self)
 
     # The core's questions, in the order of a conversation
 
@@ -449,18 +469,42 @@ class Session(Asked):
         """Logs a refusal, whoever decided it; a message that was complete is forgotten."""
         verdict, closing = self._verdict, self._closing
         why: dict[str, Any] = {}
+        level = 20
         if verdict is not None:
             self._verdict, self._closing = None, False
+            level = verdict.level
             why = {key: text for key, text in (("rule", verdict.rule), ("why", verdict.reason)) if text}
-        self.event("reject", reason=answer.text, **why)
+        self.event("reject", level, reason=answer.text, **why)
         for watcher in self._panel.watchers:
             watcher.refused(self, answer)
+        if self._panel.conduct is not None:
+            self._panel.conduct.refused(self, answer)
         self.recipient, self._instead = "", None
         if self._incoming is not None:
             self.reset()
         elif self._opening:
             self._opening, self.sender = False, None
         return closing
+
+    def offended(self, offence: Offence, data: bytes) -> Reply | None:
+        """The client behaves badly: abuse control decides what becomes of it."""
+        conduct = self._panel.conduct
+        return None if conduct is None else conduct.offended(self, offence, data)
+
+    def tolerates(self, limit: int) -> int:
+        """Fewer errors under stress."""
+        conduct = self._panel.conduct
+        return limit if conduct is None else conduct.tolerates(self, limit)
+
+    def slow_down(self, seconds: float) -> None:
+        """Nothing more is read from the client for so long."""
+        if self._wire is not None:
+            self._wire.slow_down(seconds)
+
+    def drop(self) -> None:
+        """The connection is closed without a word."""
+        if self._wire is not None:
+            self._wire.cut()
 
     # Helpers
 

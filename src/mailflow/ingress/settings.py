@@ -30,6 +30,10 @@ class LimitsSettings(Section):
     """SMTP sessions at the same time from one IP address; one more is told 421 4.7.0. Clients in relay.networks are
     exempt: a mail gateway of our own may need more."""
 
+    sessions_per_network: int = setting(400, ge=1)
+    """SMTP sessions at the same time from one network (see abuse.ipv4_prefix and abuse.ipv6_prefix), but for clients in
+    relay.networks; one more is told 421 4.7.0."""
+
     idle_timeout: Duration = setting("5m", postfix="smtpd_timeout", gt=0)
     """How long a client may be silent, in any state; then it is told 421 4.4.2. RFC 5321 asks for at least 5 minutes."""
 

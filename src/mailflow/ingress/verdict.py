@@ -42,6 +42,8 @@ class Action(Enum):
     """The command gets `reply`, a 4xx or 5xx; a 421 ends the session."""
     CLOSE = "close"
     """The command gets `reply`, and the session ends."""
+    DROP = "drop"
+    """The connection is closed without a word; `reply` is for the log."""
     DISCARD = "discard"
     """The message is acknowledged and thrown away."""
     HOLD = "hold"
@@ -67,7 +69,7 @@ class Verdict(NamedTuple):
 
     action: Action
     reply: Reply | None = None
-    """What the client hears, for REFUSE and CLOSE."""
+    """What the client hears, for REFUSE and CLOSE; for DROP what the log says that it would have heard."""
     reason: str = ""
     """For the log and the queue: why."""
     rule: str = ""
@@ -75,6 +77,8 @@ class Verdict(NamedTuple):
     header: bytes = b""
     """For HEADER and EDIT: complete fields, each with its CR LF."""
     edit: Edit | None = None
+    level: int = 20
+    """For the log: how important the refusal is (`observe.lines.Level`)."""
 
 
 class Situation(Protocol):
@@ -83,6 +87,11 @@ class Situation(Protocol):
     @property
     def peer(self) -> Peer:
         """The client's record."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """The client's IP address; "" for one that has none."""
         ...
 
     @property
@@ -123,6 +132,11 @@ class Situation(Protocol):
     @property
     def instance(self) -> str:
         """A name for the transaction, the same at all its stages and never used again; for policy services."""
+        ...
+
+    @property
+    def messages(self) -> int:
+        """How many messages of this session were accepted."""
         ...
 
     @property

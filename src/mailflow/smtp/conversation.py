@@ -25,7 +25,7 @@ from mailflow.smtp.commands import (
     parse_rcpt_params,
 )
 from mailflow.smtp.data import TOO_BIG, DataScanner
-from mailflow.smtp.handler import PENDING, Answer, Handler, State
+from mailflow.smtp.handler import PENDING, Answer, Handler, Offence, State
 from mailflow.smtp.profile import Profile
 from mailflow.smtp.replies import wire
 from mailflow.smtp.reply import Reply
@@ -117,8 +117,11 @@ class Conversation:
     def _refused(self, answer: Reply) -> Reply:
         """Counts a refusal; the last one that is tolerated becomes a 421."""
         if replies.blames_client(answer):
+            if self.errors and not self.out and answer in replies.OUT_OF_ORDER:
+                # It has heard an error, and goes on as if it had not.
+                answer = self._handler.offended(Offence.DEAF, b"") or answer
             self.errors += 1
-            if self.errors >= self._profile.errors:
+            if self.errors >= self._handler.tolerates(self._profile.errors):
                 answer = replies.TOO_MANY_ERRORS
         if self._handler.refused(answer) or answer.code == 421:
             self.abandon()
@@ -342,7 +345,7 @@ class Conversation:
     def _is_junk(self) -> bool:
         """Counts a command that leads nowhere; too many are refused, and so become errors."""
         self.junk += 1
-        if self.junk <= self._profile.junk_commands:
+        if self.junk <= self._handler.tolerates(self._profile.junk_commands):
             return False
         self._say(replies.TOO_MUCH_JUNK)
         return True

@@ -29,6 +29,16 @@ class State(Enum):
     """Message bytes are coming."""
 
 
+class Offence(Enum):
+    """What a client does that no client should; the value is for the log."""
+
+    EARLY = "talks before the greeting"
+    AHEAD = "does not wait for a reply"
+    """RFC 2920 §3.1: some commands end a group, and nothing may be pipelined before EHLO has offered it."""
+    DEAF = "ignores error replies"
+    STRANGE = "does not speak SMTP"
+
+
 class Pending(Enum):
     """The type of `PENDING`: the answer will come with `resume`."""
 
@@ -95,6 +105,17 @@ class Handler(Protocol):
 
     def reset(self) -> None:
         """Forget the transaction, a message that has begun included. May be called when there is none."""
+        ...
+
+    def offended(self, offence: Offence, data: bytes) -> Reply | None:
+        """The client behaves badly; `data` is what it sent, or its beginning. A 421 ends the session, None lets it go on.
+
+        STRANGE is a question: these bytes are no command, or come where EHLO was due, and may be another protocol.
+        """
+        ...
+
+    def tolerates(self, limit: int) -> int:
+        """How many errors, or commands that lead nowhere, this client may make, where `limit` is the usual number."""
         ...
 
     def refused(self, answer: Reply) -> bool:

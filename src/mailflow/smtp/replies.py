@@ -51,6 +51,7 @@ HELO_FIRST = reply(503, "5.5.1", "Send EHLO or HELO first")
 NESTED_MAIL = reply(503, "5.5.1", "Nested MAIL command")
 MAIL_FIRST = reply(503, "5.5.1", "Need MAIL command")
 RCPT_FIRST = reply(554, "5.5.1", "No valid recipients")
+OUT_OF_ORDER = (HELO_FIRST, MAIL_FIRST, RCPT_FIRST)
 TOO_MUCH_JUNK = reply(450, "4.7.0", "Too many commands without a message")
 # RFC 6531 §3.5
 SENDER_NOT_ASCII = reply(553, "5.6.7", "Sender address is not ASCII and SMTPUTF8 was not requested")

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 from mailflow.smtp import replies
 from mailflow.smtp.commands import USUAL_MAIL, USUAL_RCPT, decode_line, usual_path
 from mailflow.smtp.conversation import Conversation
-from mailflow.smtp.handler import State
+from mailflow.smtp.handler import Offence, State
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.verbs_content import RECEIVE, ContentVerbs
 from mailflow.smtp.verbs_security import SecurityVerbs
@@ -33,6 +33,20 @@ BEFORE_TLS = frozenset(("EHLO", "HELO", "STARTTLS", "NOOP", "QUIT"))
 
 # A global is found faster than an enum's member, and every command asks.
 _START, _READY, _MAIL, _RCPT, _DATA = State
+
+_GROUP_ENDS = frozenset((b"EHLO", b"HELO", b"DATA", b"NOOP", b"QUIT", b"VRFY", b"EXPN", b"TURN", b"STAR", b"AUTH"))
+"""The first four letters of the commands whose reply must be waited for (RFC 2920 §3.1, RFC 3207 §4, RFC 4954 §4)."""
+# Our own verbs, read from outside of their classes.
+_OPENED = Conversation._opened  # noqa: SLF001
+_WAITED_FOR = (
+    Conversation._greeted,  # noqa: SLF001
+    ContentVerbs._data_allowed,  # noqa: SLF001
+    SecurityVerbs._tls_granted,  # noqa: SLF001
+    SecurityVerbs._auth_answered,  # noqa: SLF001
+)
+"""Pending answers that even a client that pipelines has to wait for."""
+_SHOWN_BYTES = 256
+"""How much of strange input is shown to the handler."""
 
 
 class ServerCore(SecurityVerbs, ContentVerbs):
@@ -51,12 +65,13 @@ class ServerCore(SecurityVerbs, ContentVerbs):
         """Takes bytes from the client, in pieces of any size."""
         if self.closing:
             return
+        if self._then is not None:
+            self._wait(data)
+            return
         if self.input:
             data = self.input + data
             self.input = b""
-        if self._then is not None:
-            self.input = data
-        elif self._taker is None:
+        if self._taker is None:
             line, newline, rest = data.partition(b"\r\n")
             if newline and not rest:  # one command and no more, as of a client that waits for each reply
                 self._line(line)
@@ -96,9 +111,16 @@ class ServerCore(SecurityVerbs, ContentVerbs):
         """Whether the session can be ended without breaking a transaction."""
         return self._then is None and self._taker is None and (self.state is _READY or self.state is _START)
 
+    @property
+    def unfinished(self) -> bytes | None:
+        """The beginning of a command line whose end is to come; None when there is none."""
+        return b"" if self._skipping else self.input or None
+
     # From bytes to commands
 
     def _run(self, data: bytes) -> None:
+        if self.state is _START and self._is_strange(data):
+            return
         size = len(data)
         start = 0
         while start < size:
@@ -113,16 +135,45 @@ class ServerCore(SecurityVerbs, ContentVerbs):
                 if end < 0:
                     self._keep(data[start:])
                     return
-                self._line(data[start:end])
+                line = data[start:end]
                 start = end + 2
+                if start < size and (line[:4].upper() in _GROUP_ENDS or not self.extended):
+                    self._offend(Offence.AHEAD, line[:4])
+                    if self.closing:
+                        return
+                self._line(line)
             if self._then is not None:
                 self.input = data[start:]
                 return
             if self.closing:
                 return
 
+    def _wait(self, data: bytes) -> None:
+        """Input while an answer is pending: it waits, too."""
+        if not self.input:
+            then = self._then
+            if then is _OPENED:
+                self._offend(Offence.EARLY, data)
+            elif then in _WAITED_FOR or not self.extended:
+                self._offend(Offence.AHEAD, b"")
+        if not self.closing:
+            self.input += data
+
+    def _offend(self, offence: Offence, data: bytes) -> None:
+        """Tells the handler what the client does; its 421 ends the session."""
+        answer = self._handler.offended(offence, data[:_SHOWN_BYTES])
+        if answer is not None:
+            self.fail(answer)
+
+    def _is_strange(self, data: bytes) -> bool:
+        """Asks the handler about what may be another protocol; True when the session is over."""
+        self._offend(Offence.STRANGE, data)
+        return self.closing
+
     def _keep(self, data: bytes) -> None:
         """The beginning of a line: kept, or thrown away when it is too long already."""
+        if data[:1] < b" " and self.state is not _START and self._is_strange(data):
+            return
         ended = data.endswith(b"\r")
         if not self._skipping and len(data) - ended > self._profile.command_line:
             self._skipping = True
@@ -155,11 +206,14 @@ class ServerCore(SecurityVerbs, ContentVerbs):
             return
         text = decode_line(line)
         if text is None:
-            self._say(replies.BAD_CHARACTERS)
+            if not self._is_strange(line + b"\r\n"):
+                self._say(replies.BAD_CHARACTERS)
             return
         verb, _, rest = text.partition(" ")
         verb = verb.upper()
         method = self._VERBS.get(verb)
+        if method is None and self._is_strange(line + b"\r\n"):
+            return
         if self._profile.tls_first and verb not in BEFORE_TLS:
             self._say(replies.STARTTLS_FIRST)
         elif method is None:
