@@ -52,7 +52,7 @@ def functions():
 @asynccontextmanager
 async def checks(tmp_path, *, dnsbl=(), greylist="never", services=(), hooks=(), log=None, **more):
     async with DnsServer(dict(ZONE)) as server:
-        dns = Resolver(DnsSettings(nameservers=[server.endpoint], timeout="1s", tries=1))
+        dns = Resolver(DnsSettings(nameservers=[server.endpoint], timeout="10s", tries=1))
         it = Checks(
             DnsblSettings(list=list(dnsbl), self_test="0s", **more),
             GreylistSettings(use=greylist),
@@ -159,7 +159,7 @@ async def test_checks_that_the_settings_do_not_provide_for(tmp_path):
 async def test_the_lists_are_tested_when_the_server_starts(tmp_path):
     log = FakeLog()
     async with DnsServer({("1.0.0.127.bad.example", "A"): [A("127.0.0.2")]}) as server:
-        dns = Resolver(DnsSettings(nameservers=[server.endpoint], timeout="1s", tries=1))
+        dns = Resolver(DnsSettings(nameservers=[server.endpoint], timeout="10s", tries=1))
         lists = DnsblSettings(list=[{"zone": "bad.example"}])
         it = Checks(lists, GreylistSettings(), [], [], dns=dns, log=log, spool=tmp_path)
         await it.start()
