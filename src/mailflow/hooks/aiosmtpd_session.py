@@ -37,13 +37,14 @@ from mailflow.hooks.running import FAILED, log_failure
 from mailflow.ingress.policy import RELAY_DENIED
 from mailflow.ingress.session import TOO_MANY_RECIPIENTS, Desk, Session, Wire
 from mailflow.smtp import replies
-from mailflow.smtp.address import parse_address
+from mailflow.smtp.address import AddressError, parse_address, parse_path
 from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
 from mailflow.smtp.reply import Reply, reply
 from mailflow.submission import message_bytes
 
 NEED_RCPT = reply(503, "5.5.1", "Need RCPT command")
+NOT_VERIFIED = reply(502, "5.5.2", "Could not VRFY this address")
 TAKEN = reply(250, "2.0.0", "Ok")
 
 _NOWHERE = Route("discard", "", "", "a handler takes the message")
@@ -117,7 +118,7 @@ class HandledSession(Session):
         if self._host.filters:
             answer = super().mail(sender, params)
             return self._open() if answer is replies.MAIL_OK and not self._panel.mail else answer
-        self.sender, self.params, self.recipients, self._marks = sender, params, [], None
+        self.sender, self.params, self.recipients, self._marks, self._instance = sender, params, [], None, ""
         self._opening = True
         questions = self._panel.mail
         return self._ask(questions, self._open) if questions else self._open()
@@ -233,12 +234,17 @@ class HandledSession(Session):
         return found or NEED_RCPT
 
     def said(self, verb: str, text: str, usual: Reply) -> Answer:
-        """RSET, NOOP and QUIT in the handler's words."""
+        """RSET, NOOP, VRFY and QUIT in the handler's words."""
         if verb == "RSET":
             self.letter = Envelope()
         if verb not in self._host.hooks:
             return usual
-        return self._call(verb, (text or None,) if verb == "NOOP" else (), reply_of)
+        if verb == "VRFY":
+            try:
+                return self._call(verb, (parse_path(text)[0],), reply_of)
+            except AddressError:
+                return NOT_VERIFIED
+        return self._call(verb, (text.strip(" ") or None,) if verb == "NOOP" else (), reply_of)
 
     def reset(self) -> None:
         """The transaction is forgotten, by the handler too."""

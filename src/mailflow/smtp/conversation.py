@@ -312,7 +312,7 @@ class Conversation:
         if not rest.strip(" "):
             self._say(replies.VRFY_SYNTAX)
         elif not self._is_junk():
-            self._say(replies.CANNOT_VERIFY)
+            self._courtesy("VRFY", rest, replies.CANNOT_VERIFY)
 
     def _help(self, _rest: str) -> None:
         if not self._is_junk():

@@ -100,7 +100,7 @@ class Handler(Protocol):
         ...
 
     def said(self, verb: str, text: str, usual: Reply) -> Answer:
-        """RSET, NOOP or QUIT was said, with `text` behind it: what is answered, normally `usual`."""
+        """RSET, NOOP, VRFY or QUIT was said, with `text` behind it: what is answered, normally `usual`."""
         ...
 
     def reset(self) -> None:
