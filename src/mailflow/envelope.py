@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mailflow.ids import format_id
 
@@ -76,6 +77,10 @@ class Options:
 
 PLAIN = Options()
 
+AddressKind = Literal["local", "relay", "remote"]
+"""Whose an address is: its mailbox is here; its domain is ours and lies elsewhere, everybody may write to it; it is
+not ours, and only those may write to it through us who may send anywhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -88,6 +93,8 @@ class Route:
     """The address as the transport shall use it."""
     why: str
     """Which table, key and configuration line decided; printed by `mailflow resolve`."""
+    kind: AddressKind = "remote"
+    """Whose address it is; the same answer decides who may write to it and where it goes (wish 55)."""
 
     @property
     def destination(self) -> str:

@@ -6,6 +6,7 @@ embedding program's hooks. A guard that the settings do not ask for is not made,
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from mailflow.hooks.program import NO_PROGRAMS, Programs
@@ -13,11 +14,20 @@ from mailflow.ingress.abuse.parts import Abuse
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.parts import Auth
 from mailflow.ingress.checks.parts import Checks
+from mailflow.ingress.policy.compiling import Policy, parts_of
+from mailflow.ingress.policy.names import LOOKUPS, ClientNames
+from mailflow.ingress.policy.parts import Parts
+from mailflow.ingress.policy.settings import SUBMISSION
 from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.settings import ListenerSettings
 from mailflow.ingress.verdict import Guard, Watcher
-from mailflow.net.dns import Resolver
+from mailflow.net.dns import Resolver as DnsResolver
+from mailflow.setting import Endpoint
 from mailflow.settings import Settings
+from mailflow.tables.opening import Tables
+
+POLICY_LOOKUPS = 1000
+"""Questions of rules to name servers at one time. Deliveries and clients' names have look-ups of their own."""
 
 if TYPE_CHECKING:
     from mailflow.hooks.part import Part
@@ -29,7 +39,6 @@ class Guards:
     def __init__(
         self,
         settings: Settings,
-        dns: Resolver,
         log: Events,
         *,
         recipients: Recipients,
@@ -37,12 +46,17 @@ class Guards:
     ) -> None:
         """To be made in the running loop. Raises ConfigError when a setting names what is not there, TypeError for bad hooks."""
         self.settings = settings
+        self._recipients = recipients
+        self._log = log
+        self._dns = DnsResolver(settings.dns, lookups=POLICY_LOOKUPS)
+        self._names_dns = DnsResolver(settings.dns, lookups=LOOKUPS)
+        self._names: ClientNames | None = None
         self.checks = Checks(
             settings.dnsbl,
             settings.greylist,
             settings.policy_service,
             settings.policy_hook,
-            dns=dns,
+            dns=self._dns,
             log=log,
             spool=settings.spool,
         )
@@ -56,36 +70,71 @@ class Guards:
         self._part: Part | None = None
         self.abuse = Abuse(settings.abuse, log, sessions=settings.limits.sessions, networks=settings.relay.networks)
         self._guards: list[Guard] = [*self.abuse.guards]
+        """Those of all listeners that are asked before the rules."""
+        self._last: list[Guard] = []
+        """Those that are asked behind them."""
         self._watchers: list[Watcher] = []
+        self._watching: asyncio.Task[None] | None = None
         if programs.hooks is not None or programs.handler is not None:
             from mailflow.hooks.part import Part
 
             self._part = Part(programs, settings.hooks, settings.limits, recipients, log, hostname=settings.hostname)
 
     def __repr__(self) -> str:
-        return f"<Guards {self._guards}>"
+        return f"<Guards {self._guards} {self._last}>"
 
     async def start(self) -> None:
         """Opens what guards need. Raises ConfigError."""
         await self.auth.start()
         await self.checks.start()
         self._guards += self.auth.guards
-        self._guards += self.checks.guards
+        self._last += self.checks.guards
         if self._part is not None:
-            self._guards += self._part.guards
+            self._last += self._part.guards
+        settings = self.settings
+        tables = await asyncio.to_thread(Tables, settings.table)
+        self.policy = Policy(self._parts(tables), self.checks.check, settings.origin)
+        wanted = settings.policy.client_names
+        if wanted != "none" or self.policy.needs_names():
+            self._names = ClientNames(self._names_dns, wanted, settings.policy.client_name_wait)
+        if tables.change:
+            self._watching = asyncio.get_running_loop().create_task(tables.watch(self._warn))
 
     async def close(self) -> None:
         """Closes it again; also after a `start` that failed."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._names is not None:
+            await self._names.close()
+        await self._names_dns.close()
         await self.checks.close()
         await self.auth.close()
         if self._part is not None:
             await self._part.close()
+        await self._dns.close()
 
     def intake(self, intake: Intake) -> Intake:
         """What the sessions hand messages to; in the end, `intake`."""
         return intake if self._part is None else self._part.intake(intake)
 
-    def panel(self, listener: ListenerSettings) -> Panel:  # noqa: ARG002 - all listeners have the same ones so far
+    def panel(self, listener: ListenerSettings) -> Panel:
         """The questions for the sessions of a listener."""
-        session = self._part.session if self._part else None
-        return Panel(self._guards, self._watchers, session=session, conduct=self.abuse.conduct)
+        rules = listener.policy or (SUBMISSION if listener.protocol in ("submission", "submissions") else "")
+        return Panel(
+            [*self._guards, *self.policy.guards(rules), *self._last],
+            self._watchers,
+            session=self._part.session if self._part else None,
+            conduct=self.abuse.conduct,
+            relays=self.policy.relays(rules),
+            modes=self.settings.policy.modes,
+            names=self._names,
+        )
+
+    def _parts(self, tables: Tables) -> Parts:
+        settings = self.settings
+        binds = [listener.bind.host for listener in settings.listener if isinstance(listener.bind, Endpoint)]
+        own = [settings.hostname, *binds]
+        return parts_of(settings.policy, settings.relay.networks, own, self._recipients, self._dns, tables)
+
+    def _warn(self, words: str) -> None:
+        self._log.event("warning", level=30, reason=words)

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from mailflow.envelope import Route
+from mailflow.envelope import AddressKind, Route
 from mailflow.setting import HostPort, Network, Section, parse_endpoint, parse_network, setting
 
 CACHED_DOMAINS = 10_000
@@ -125,8 +125,9 @@ class Resolver:
         """The domain that completes an address without one."""
 
     def is_ours(self, address: str) -> bool:
-        """Whether mail to this address is accepted from everybody: its domain is local or a relay domain."""
-        return self._domain(address) in self._ours
+        """Whether mail to this address is everybody's to send, be there such a user or not: it is local, or to be relayed."""
+        route = self.resolve(address)
+        return self._domain(address) in self._ours or (isinstance(route, Route) and route.kind != "remote")
 
     def resolve(self, address: str) -> Route | Refusal:
         """Where mail to `address` goes. An address without domain belongs to the first local domain."""
@@ -141,7 +142,7 @@ class Resolver:
             return self._routed(route, address, local_part, domain, why)
         if domain in self._domains:
             return self._mailbox(local_part, address, why)
-        return Route("smtp", self._relay_host or domain, address, why)
+        return Route("smtp", self._relay_host or domain, address, why, "relay" if domain in self._ours else "remote")
 
     def _domain(self, address: str) -> str:
         return address.rpartition("@")[2].lower() if "@" in address else self.origin_domain
@@ -179,7 +180,8 @@ class Resolver:
             return Refusal(550, "5.1.2", route.next_hop or "Recipient address rejected", why)
         if route.transport == "local":
             return self._mailbox(local_part, address, why)
-        return Route(route.transport, route.next_hop or domain, address, why)
+        kind: AddressKind = "relay" if domain in self._ours else "remote"
+        return Route(route.transport, route.next_hop or domain, address, why, kind)
 
     def _mailbox(self, local_part: str, address: str, why: str) -> Route | Refusal:
         lowered = local_part.strip('"').lower()
@@ -188,7 +190,7 @@ class Resolver:
             user = self._postmaster
         if user is None:
             return Refusal(550, "5.1.1", "No such user", f"{why}; not in local.users")
-        return Route("local", user, address, why)
+        return Route("local", user, address, why, "local")
 
 
 def _covers(pattern: str, domain: str) -> bool:

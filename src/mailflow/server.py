@@ -198,7 +198,7 @@ class Server:
         settings = self.settings
         if not settings.listener:
             return
-        self.guards = Guards(settings, self.dns, self.log, recipients=self.resolver, programs=self._programs)
+        self.guards = Guards(settings, self.log, recipients=self.resolver, programs=self._programs)
         self._stack.push_async_callback(self.guards.close)
         await self.guards.start()
         self.listener = Listener(

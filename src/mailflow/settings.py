@@ -30,6 +30,8 @@ from mailflow.ingress.checks.settings import (
     PolicyHookSettings,
     PolicyServiceSettings,
 )
+from mailflow.ingress.policy.mistakes import mistakes as policy_mistakes
+from mailflow.ingress.policy.settings import SUBMISSION, PolicySettings, complete_rules
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.net.settings import DnsSettings
 from mailflow.net.tls_settings import TlsSettings
@@ -38,6 +40,7 @@ from mailflow.rewrite import LocalSettings, RelaySettings, RouteSettings
 from mailflow.scheduler.settings import SchedulerSettings
 from mailflow.setting import Bind, Duration, Endpoint, UnixPath, setting
 from mailflow.store.settings import QueueSettings
+from mailflow.tables.settings import TableSettings
 
 SOCKET_PATH_LIMIT = 107
 """Bytes in the path of a UNIX socket: sun_path holds 108 with the closing NUL (unix(7))."""
@@ -81,6 +84,10 @@ class Settings(Root):
 
     local: LocalSettings = setting(LocalSettings())
     auth: AuthSettings = setting(AuthSettings())
+    policy: PolicySettings = setting(PolicySettings())
+    table: dict[str, TableSettings] = setting({})
+    """Lookup tables by name."""
+
     queue: QueueSettings = setting(QueueSettings())
     scheduler: SchedulerSettings = setting(SchedulerSettings())
     bounce: BounceSettings = setting(BounceSettings())
@@ -116,7 +123,8 @@ class Settings(Root):
 
     @classmethod
     def prepare(cls, tree: dict[str, Any]) -> dict[KeyPath, str]:
-        """Completes the host name (wish 6)."""
+        """Completes the host name (wish 6), and rules in short form."""
+        complete_rules(tree.get("policy"))
         given, domain = tree.get("hostname", ""), tree.get("domain", "")
         if not (isinstance(given, str) and isinstance(domain, str)) or "." in given:
             return {}
@@ -145,6 +153,11 @@ class Settings(Root):
             for each in self.listener
         ]
         changed["tls"] = self.tls.relative_to(base)
+        if any(table.file is not None for table in self.table.values()):
+            changed["table"] = {
+                name: table if table.file is None else table.model_copy(update={"file": _below(base, table.file)})
+                for name, table in self.table.items()
+            }
         if self.log.to not in _STREAMS:
             changed["log"] = self.log.model_copy(update={"to": str(_below(base, self.log.to))})
         if self.control.socket is not None:
@@ -163,6 +176,13 @@ class Settings(Root):
         for key, message, accepted in self.auth.mistakes():
             yield Mistake(("auth", *key.split(".")), message, accepted)
         yield from self._path_mistakes()
+        for path, message, accepted in policy_mistakes(self.policy, self.table):
+            yield Mistake(path, message, accepted)
+        yield from self._table_mistakes()
+        for i, listener in enumerate(self.listener):
+            if listener.policy not in ("", SUBMISSION, *self.policy.set):
+                accepted = ", ".join(f'"{name}"' for name in dict.fromkeys((SUBMISSION, *self.policy.set)))
+                yield Mistake(("listener", i, "policy"), f"there is no [policy.set.{listener.policy}]", accepted)
 
     def _listener_mistakes(self) -> Iterator[Mistake]:
         for i, later in enumerate(self.listener):
@@ -226,6 +246,11 @@ class Settings(Root):
         if local.postmaster and local.postmaster not in local.users:
             accepted = "one of " + ", ".join(f'"{u}"' for u in local.users[:5]) if local.users else ""
             yield Mistake(("local", "postmaster"), f'"{local.postmaster}" is not in local.users', accepted)
+
+    def _table_mistakes(self) -> Iterator[Mistake]:
+        for name, table in self.table.items():
+            if table.file is not None and not os.access(table.file, os.R_OK):
+                yield Mistake(("table", name, "file"), f"{table.file} cannot be read", "a file that exists")
 
     def _path_mistakes(self) -> Iterator[Mistake]:
         spool = _cannot_make(self.spool)

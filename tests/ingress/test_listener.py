@@ -351,6 +351,7 @@ def test_refusals_are_logged_with_their_client(run: Callable[[Test], None]) -> N
                 "from_": "a@client.test",
                 "to": "x@elsewhere.test",
                 "reason": "554 5.7.1 Relay access denied",
+                "rule": "reject_unauth_destination",
             }
         ]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mailflow.envelope import PLAIN, Options, Peer, Recipient
 from mailflow.ingress.limits import SessionCounts
-from mailflow.ingress.policy import CACHED_CLIENTS, RelayControl, check_recipient, check_sender
+from mailflow.ingress.policy.relay import CACHED_CLIENTS, RelayControl, check_recipient, check_sender
 from mailflow.ingress.session import Desk, Session
 from mailflow.ingress.timers import SessionTimer
 from mailflow.setting import parse_network

@@ -56,11 +56,18 @@ is text with a unit: `"25MiB"`, `"10KB"` (B, KiB, MiB, GiB, KB, MB, GB), or a nu
 
 def reference_text() -> str:
     """The whole reference as Markdown."""
-    return "\n".join([_HEAD, *_section(Settings, (), "Top level")])
+    return "\n".join([_HEAD, *_section(Settings, (), "Top level", {})])
 
 
-def _section(model: type[Section], path: KeyPath, title: str, about: str = "") -> Iterator[str]:
+def _section(
+    model: type[Section], path: KeyPath, title: str, described: dict[type[Section], str], about: str = ""
+) -> Iterator[str]:
+    """`described`: the tables that have been described so far; the same keys are not described again."""
     yield f"## {title}\n"
+    if model in described:
+        yield _paragraph(f"{about} The keys are those of {described[model]}.".strip())
+        return
+    described[model] = title
     yield from (_paragraph(text) for text in (model.__doc__, about) if text)
     inner: list[tuple[type[Section], KeyPath, str, str]] = []
     about_fields = model.documentation()
@@ -70,8 +77,8 @@ def _section(model: type[Section], path: KeyPath, title: str, about: str = "") -
             yield _setting((*path, name), info, about_fields[name])
         else:
             inner.append(table)
-    for table in inner:
-        yield from _section(*table)
+    for kind, place, name, text in inner:
+        yield from _section(kind, place, name, described, text)
 
 
 def _table(path: KeyPath, info: FieldInfo, about: str) -> tuple[type[Section], KeyPath, str, str] | None:

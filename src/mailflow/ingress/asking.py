@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from mailflow.ingress.abuse.conduct import Conduct
+from mailflow.ingress.policy.names import ClientNames
 from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Guard, Situation, Stage, Verdict, Watcher
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING, Answer
@@ -26,7 +27,21 @@ Finish = Callable[[], Answer]
 class Panel:
     """The guards and watchers of a listener."""
 
-    __slots__ = ("conduct", "connect", "data", "end", "helo", "mail", "rcpt", "seconds", "session", "watchers")
+    __slots__ = (
+        "conduct",
+        "connect",
+        "data",
+        "end",
+        "helo",
+        "mail",
+        "modes",
+        "names",
+        "rcpt",
+        "relays",
+        "seconds",
+        "session",
+        "watchers",
+    )
 
     def __init__(
         self,
@@ -36,9 +51,14 @@ class Panel:
         session: Callable[..., Any] | None = None,
         *,
         conduct: Conduct | None = None,
+        relays: bool = False,
+        modes: Mapping[str, str] | None = None,
+        names: ClientNames | None = None,
     ) -> None:
         """Guards are asked in this order. `seconds`: how long all questions of a stage may take together.
 
+        `relays`: some guard may let strangers relay (`Verdict.relay`), so guards are asked before relaying is denied.
+        `modes`: of the checks that are always in force, "enforce" where none is given. `names` finds clients' names.
         `session` makes the sessions, with the arguments of `Session`, where they are to be of a kind of their own.
         `conduct` judges what clients do that no client should; without it nothing is held against them.
         """
@@ -47,6 +67,9 @@ class Panel:
             tuple(guard.at(stage) for guard in guards if stage in guard.stages) for stage in Stage
         )
         self.watchers = tuple(watchers)
+        self.relays = relays
+        self.modes = modes or {}
+        self.names = names
         self.seconds = seconds
         self.session = session
         self.conduct = conduct
@@ -55,12 +78,14 @@ class Panel:
 class Marks:
     """What guards have noted for one message."""
 
-    __slots__ = ("discard", "header", "hold")
+    __slots__ = ("discard", "header", "hold", "relay")
 
     def __init__(self) -> None:
         self.discard = False
         self.hold = ""
         self.header = b""
+        self.relay = False
+        """The recipient being decided on may be relayed for a stranger."""
 
 
 class Asked:
@@ -169,11 +194,14 @@ class Asked:
             marks.discard = True
         elif verdict.action is Action.HOLD:
             marks.hold = verdict.reason or verdict.rule or "held by policy"
-        else:
+        if verdict.header and verdict.header not in marks.header:  # a rule may be asked again for each recipient
             marks.header += verdict.header
-            if verdict.edit is not None:
-                self._edit(verdict.edit)
+        if verdict.edit is not None:
+            self._edit(verdict.edit)
+            if verdict.action is Action.EDIT:
                 marks.hold = verdict.reason or marks.hold
+        if verdict.relay:
+            marks.relay = True
         return False
 
     def _refusal(self) -> Reply | None:

@@ -11,19 +11,28 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
-from mailflow.ingress.asking import Asked, Panel
+from mailflow.ingress.asking import Asked, Marks, Panel
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.auth.exchange import Exchange
-from mailflow.ingress.policy import RELAY_DENIED, RelayControl, check_recipient, check_sender
+from mailflow.ingress.policy.names import ClientName, ClientNames
+from mailflow.ingress.policy.relay import (
+    RELAY_DENIED,
+    RelayControl,
+    check_recipient,
+    check_sender,
+    is_source_routed,
+    soften,
+)
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
-from mailflow.ingress.verdict import Edit
+from mailflow.ingress.verdict import Action, Edit, Situation, Verdict
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Offence
 from mailflow.smtp.replies import (
@@ -61,6 +70,10 @@ def protocol_word(peer: Peer) -> str:
     return word + ("S" if peer.tls else "") + ("A" if peer.login else "")
 
 
+def _wait_for_name(situation: Situation) -> Awaitable[None] | None:
+    return situation.named()
+
+
 class Desk:
     """What all sessions share: whom they ask."""
 
@@ -68,7 +81,6 @@ class Desk:
         "_instances",
         "auth",
         "begin",
-        "is_ours",
         "log",
         "open",
         "panel",
@@ -92,7 +104,7 @@ class Desk:
         auth: Authenticator | None = None,
     ) -> None:
         # The questions themselves, looked up once and not for every command.
-        self.resolve, self.is_ours = recipients.resolve, recipients.is_ours
+        self.resolve = recipients.resolve
         self.room, self.begin = intake.room, intake.begin
         self.relay = relay
         self.log = log
@@ -162,6 +174,7 @@ class Session(Asked):
         "_incoming",
         "_instance",
         "_instead",
+        "_naming",
         "_opening",
         "_peer",
         "_port",
@@ -202,6 +215,8 @@ class Session(Asked):
         self._incoming: Incoming | None = None
         self._instead: Sequence[Recipient] | None = None
         """Who stands in for the recipient being decided on."""
+        self._naming: asyncio.Future[ClientName] | None = None
+        """The look-up of the client's name, while it is under way."""
         self._holding = False
         """The connection was told to read no more."""
         self._finishing = False
@@ -261,6 +276,20 @@ class Session(Asked):
         self.trusted = self._desk.relay.admits(peer)
         if changes.get("tls") and self._panel.conduct is not None:
             self._panel.conduct.secured(self)
+        if "address" in changes and not changes.get("name"):
+            self._find_name()
+
+    def named(self) -> Awaitable[None] | None:
+        """None when the client's name is as good as it gets; else what to wait for (wish 27)."""
+        names = self._panel.names
+        if names is None or self.peer.name:
+            return None
+        if self._naming is None:
+            self._look_up(names)
+        naming = self._naming
+        if naming is not None and naming.done():
+            self._named(naming)
+        return None if self._naming is None else names.wait(self._naming)
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with the client and, in a transaction, the envelope."""
@@ -278,6 +307,9 @@ class Session(Asked):
         """The connection is gone; an answer that is still to come has nobody to hear it."""
         self.stop_asking()
         self.reset()
+        if self._naming is not None:
+            self._naming.remove_done_callback(self._named)
+            self._naming = None
         self._wire = None
         for watcher in self._panel.watchers:
             watcher.closed(self)
@@ -288,6 +320,7 @@ class Session(Asked):
 
     def connect(self) -> Answer:
         """Lets the client in, unless a guard minds."""
+        self._find_name()
         questions = self._panel.connect
         return self._ask(questions, lambda: WELCOME) if questions else WELCOME
 
@@ -343,6 +376,8 @@ class Session(Asked):
         refusal = self._desk.room(0 if params is NO_MAIL_PARAMS else params.size or 0)
         if refusal is None and not self.trusted:
             refusal = check_sender(sender)
+            if refusal is not None:
+                refusal = self._standing(refusal, "reject_unqualified_sender")
         if refusal is not None:
             self._opening = True
             return refusal
@@ -366,12 +401,15 @@ class Session(Asked):
         if not trusted:
             refusal = check_recipient(recipient)
             if refusal is not None:
-                return refusal
+                refusal = self._standing(refusal, "reject_unqualified_recipient")
+                if refusal is not None:
+                    return refusal
         route = desk.resolve(recipient)
         if not isinstance(route, Route):
-            return Reply(route.code, route.status, (route.text,))
-        if not trusted and route.transport != "local" and not desk.is_ours(recipient):
-            return RELAY_DENIED
+            refusal = Reply(route.code, route.status, (route.text,))
+            return self._standing(refusal, "reject_unlisted_recipient", route.why) or refusal
+        if not trusted and route.kind != "local" and (route.kind == "remote" or is_source_routed(recipient)):
+            return self._foreign(recipient, params, route)
         questions = self._panel.rcpt
         if questions:
             return self._ask(questions, lambda: self._decided_on(recipient, params, route))
@@ -388,6 +426,33 @@ class Session(Asked):
         self.recipient = ""
         return RCPT_OK
 
+    def _foreign(self, recipient: str, params: RcptParams, route: Route) -> Answer:
+        """A recipient that is not ours, from a stranger: refused, unless a rule says that it may be relayed."""
+        if not self._panel.relays:
+            return self._standing(RELAY_DENIED, "reject_unauth_destination") or RELAY_DENIED
+        marks = self._marks
+        if marks is None:
+            marks = self._marks = Marks()
+        marks.relay = False
+
+        def finish() -> Answer:
+            if self._marks is marks and marks.relay:
+                return self._decided_on(recipient, params, route)
+            return self._standing(RELAY_DENIED, "reject_unauth_destination") or RELAY_DENIED
+
+        return self._ask(self._panel.rcpt, finish)
+
+    def _standing(self, refusal: Reply, rule: str, why: str = "") -> Reply | None:
+        """A refusal that is in force without any rule, in its mode; None when it is only logged."""
+        mode = self._panel.modes.get(rule, "enforce")
+        if mode == "log-only":
+            self.event("policy", mode=mode, would="refuse", rule=rule, why=why, reason=refusal.text)
+            return None
+        if mode == "soft-fail":
+            refusal = soften(refusal)
+        self._verdict = Verdict(Action.REFUSE, refusal, why, rule)
+        return refusal
+
     def _take(self, recipient: str, params: RcptParams, route: Route) -> Answer:
         address = route.recipient
         original = "" if address == recipient else recipient
@@ -401,6 +466,8 @@ class Session(Asked):
     def data(self) -> Answer:
         """The envelope is complete; a message is about to come."""
         questions = self._panel.data
+        if self._naming is not None:  # it will stand in the Received: header
+            questions = (_wait_for_name, *questions)
         return self._ask(questions, self._begin) if questions else self._begin()
 
     def _begin(self) -> Answer:
@@ -516,6 +583,30 @@ class Session(Asked):
             peer = replace(peer, protocol="UTF8" + peer.protocol.removeprefix("E"))
         wishes = params[1:]
         return peer, _USUAL_OPTIONS.get(wishes) or Options(*wishes)
+
+    def _find_name(self) -> None:
+        """Begins to look up a stranger's name, so that it is there when it is asked for."""
+        names = self._panel.names
+        if names is not None and names.wants(self.address, trusted=self.trusted):
+            self._look_up(names)
+
+    def _look_up(self, names: ClientNames) -> None:
+        found = names.look(self.address)
+        if isinstance(found, ClientName):
+            self._set_name(found)
+        else:
+            self._naming = found
+            found.add_done_callback(self._named)
+
+    def _named(self, naming: asyncio.Future[ClientName]) -> None:
+        if self._naming is naming:
+            self._naming = None
+            if not naming.cancelled() and naming.exception() is None:
+                self._set_name(naming.result())
+
+    def _set_name(self, found: ClientName) -> None:
+        if found.name or found.reverse:
+            self._peer = replace(self.peer, name=found.name, reverse=found.reverse)
 
     def _edit(self, edit: Edit) -> None:
         incoming = self._incoming

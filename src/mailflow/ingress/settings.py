@@ -107,6 +107,10 @@ class ListenerSettings(Section):
     name: str = setting("")
     """What the log and the policy call this listener. Default: its protocol."""
 
+    policy: str = setting("")
+    """The set of rules for its clients: a NAME of `[policy.set.NAME]`. Default: the rules of `[policy]`; for submission and submissions the set
+    "submission", in which a client has to log in or be trusted (530 5.7.0), and which may be written out with more rules."""
+
     protocol: Protocol = setting("smtp")
     """One of "smtp" (port 25), "submission" (587: STARTTLS is required where there is a certificate), "submissions" (465: TLS from the first byte), or "lmtp"
     (RFC 2033)."""

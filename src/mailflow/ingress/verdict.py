@@ -3,7 +3,7 @@
 A guard is asked at the stages it names, with the session as its `Situation`. It answers None (no objection), a
 `Verdict`, or an awaitable of either when it has to wait for something (DNS, a database, a program's hook); only then
 does the session wait, and only that session. Guards are asked in order. The first verdict that refuses ends the
-asking; marks (HOLD, DISCARD, HEADER) and edits are noted for the message and the asking goes on.
+asking; marks (HOLD, DISCARD, HEADER, and `Verdict.relay`) and edits are noted and the asking goes on.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Action(Enum):
     """The message is accepted and stays in the queue until it is released; `reason` tells why (quarantine)."""
     HEADER = "header"
     """The message gets `header` in front."""
-    PERMIT = "permit"
-    """Ends a list of rules without an objection (`policy/rules.py`); by itself it changes nothing."""
     EDIT = "edit"
     """The envelope is changed by `edit`, the message gets `header` in front, and is held when there is a `reason`."""
+    PERMIT = "permit"
+    """Ends a list of rules without an objection (`policy/rules.py`); by itself it changes nothing."""
 
 
 class Edit(NamedTuple):
@@ -75,10 +75,12 @@ class Verdict(NamedTuple):
     rule: str = ""
     """For the log: which rule decided, and where it is written."""
     header: bytes = b""
-    """For HEADER and EDIT: complete fields, each with its CR LF."""
+    """For HEADER, and beside every other action that takes the message: complete fields, each with its CR LF."""
     edit: Edit | None = None
     level: int = 20
     """For the log: how important the refusal is (`observe.lines.Level`)."""
+    relay: bool = False
+    """At RCPT: this recipient may be relayed although the client is a stranger and the destination is not ours."""
 
 
 class Situation(Protocol):
@@ -142,6 +144,10 @@ class Situation(Protocol):
     @property
     def size(self) -> int:
         """At END: the size of the message in bytes; before: the announced one, or 0."""
+        ...
+
+    def named(self) -> Awaitable[None] | None:
+        """None when `peer.name` is as good as it gets; else what to wait for, as the look-up is under way."""
         ...
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:

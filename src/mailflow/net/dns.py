@@ -12,6 +12,8 @@ among hosts, MX policy, /etc/hosts (but "localhost" is always this machine, RFC 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,9 +29,10 @@ from mailflow.net.settings import DnsSettings
 from mailflow.net.sockets import is_address, is_ipv6
 
 MAX_LOOKUPS = 200
-"""Questions to name servers at one time; more of them wait."""
+"""Questions to name servers at one time, where not told otherwise; more of them wait."""
 MIN_TTL = 1.0
 """Seconds; also a TTL of 0 serves the deliveries that start together."""
+_HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*")
 
 
 class DnsError(MailflowError):
@@ -67,11 +70,14 @@ class Answer:
 class Resolver:
     """Looks names up for one server process. Used from one event loop, within which it is made."""
 
-    def __init__(self, settings: DnsSettings, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: DnsSettings, *, now: Callable[[], float] = time.monotonic, lookups: int = MAX_LOOKUPS
+    ) -> None:
+        """`lookups`: questions to name servers at one time; more of them wait."""
         self._settings = settings
         self._cache: TtlCache[tuple[str, str], Answer | DnsError] = TtlCache(settings.cache_size, now)
         self._running: dict[tuple[str, str], asyncio.Task[Answer]] = {}
-        self._slots = asyncio.Semaphore(MAX_LOOKUPS)
+        self._slots = asyncio.Semaphore(lookups)
         self._aiodns: aiodns.DNSResolver | None = None
         self._closed = False
         self.questions = 0
@@ -128,6 +134,14 @@ class Resolver:
         if isinstance(found, Answer):
             return found.records
         return () if isinstance(found, NoSuchDomain) else None
+
+    async def pointers(self, address: str) -> list[str]:
+        """The names that the PTR records of an IP address give, none of them verified, each a possible host name.
+
+        Raises `NoSuchDomain`, `DnsTemporary`, and ValueError when it is no address.
+        """
+        answer = await self._ask(ipaddress.ip_address(address.partition("%")[0]).reverse_pointer, "PTR")
+        return [name for name in answer.records if is_host_name(name)]
 
     async def close(self) -> None:
         """Ends all look-ups; those who wait for one get `DnsTemporary`."""
@@ -212,6 +226,11 @@ def to_ascii(name: str) -> str:
     return name
 
 
+def is_host_name(name: str) -> bool:
+    """Whether a name is one that a host may have: letters, digits, hyphens and underscores, no address."""
+    return len(name) <= 253 and _HOST_NAME.fullmatch(name) is not None and not is_address(name)
+
+
 def _server(host: str, port: int) -> str:
     """As c-ares wants it: IPv6 in brackets where a port follows."""
     if not port:
@@ -224,6 +243,7 @@ _TYPES = {
     "A": pycares.QUERY_TYPE_A,
     "AAAA": pycares.QUERY_TYPE_AAAA,
     "TXT": pycares.QUERY_TYPE_TXT,
+    "PTR": pycares.QUERY_TYPE_PTR,
 }
 
 
@@ -235,6 +255,8 @@ def _read(result: pycares.DNSResult, kind: str, settings: DnsSettings) -> Answer
         records = tuple((record.priority, record.exchange.rstrip(".").lower()) for record in data)
     elif kind == "TXT":
         records = tuple(record.data.decode("utf-8", "replace") for record in data)
+    elif kind == "PTR":
+        records = tuple(record.dname.rstrip(".").lower() for record in data)
     else:
         records = tuple(record.addr for record in data)
     if not records:

@@ -1,8 +1,7 @@
-"""Who may send what to whom. Pure: decisions on values, no I/O.
+"""Who may send anywhere, and the refusals that are in force without any rule. Pure: decisions on values, no I/O.
 
-Today: relay control by client network, and the demand for complete addresses from strangers (wish 36). Further
-restrictions (block lists, greylisting, SPF, rate limits, hooks) belong here, each a method that returns the
-refusal or None.
+Callers: `session.py`, at every command; the compiled rules ask the same questions. `RelayControl` knows the clients
+of `relay.networks`; `check_sender` and `check_recipient` are the demand for complete addresses from strangers (wish 36).
 """
 
 from __future__ import annotations
@@ -55,6 +54,22 @@ class RelayControl:
             return False
         mapped = getattr(address, "ipv4_mapped", None)
         return any((mapped or address) in network for network in self._networks)
+
+
+def soften(answer: Reply) -> Reply:
+    """A refusal for now in place of one for good."""
+    if answer.code < 500:
+        return answer
+    return Reply(450, f"4{answer.status[1:]}" if answer.status else "4.7.1", answer.lines)
+
+
+def is_source_routed(recipient: str) -> bool:
+    """Whether the local part names another destination ("user%other@ours", "other!user@ours", "user@other@ours").
+
+    The host behind us may go by it, and would relay for a stranger since the mail comes from us.
+    """
+    local = recipient.rpartition("@")[0]
+    return "%" in local or "!" in local or "@" in local
 
 
 def check_sender(sender: str) -> Reply | None:

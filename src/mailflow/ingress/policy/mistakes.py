@@ -1,0 +1,104 @@
+"""What no rule can mean, found before anything starts: each with the key and what would be accepted. Pure.
+
+Most of all: no rule makes an open relay.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from mailflow.ingress.policy.catalog import ALIASES, CATALOG, kind_of
+from mailflow.ingress.policy.settings import EARLY, LISTS, TABLE, PolicySettings, RuleSettings
+from mailflow.ingress.verdict import Stage
+from mailflow.setting import parse_network
+
+
+def mistakes(
+    settings: PolicySettings, tables: Mapping[str, object]
+) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """What no rule can mean: the path of the value, what is wrong, and what would be accepted."""
+    for place, lists in [((), settings), *((("set", name), each) for name, each in settings.set.items())]:
+        delayed = settings.delay
+        for name, stage in LISTS.items():
+            asked = Stage.RCPT if delayed and name in EARLY else stage
+            for i, rule in enumerate(getattr(lists, name)):
+                for key, message, accepted in _rule_mistakes(rule, asked, tables):
+                    yield ("policy", *place, name, i, key), message, accepted
+
+
+_ORDER = list(Stage)
+
+
+def _rule_mistakes(rule: RuleSettings, asked: Stage, tables: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    if bool(rule.check) == bool(rule.action):
+        message = "a rule has an action or a check" + (", not both" if rule.check else "; this one has none")
+        yield "check" if rule.check else "action", message, 'such as action = "reject" or check = "greylist"'
+    if rule.check:
+        yield from _check_mistakes(rule, asked, tables)
+    needs = [("sender", Stage.MAIL), ("recipient", Stage.RCPT), ("helo", Stage.HELO)]
+    for key, stage in needs:
+        if getattr(rule, key) is not None and _ORDER.index(asked) < _ORDER.index(stage):
+            yield key, f"the {key} is not known yet when this list is asked", "policy.delay = true, or a later list"
+    for key in ("client", "helo", "sender", "recipient", "login", "certificate"):
+        for element in getattr(rule, key) or ():
+            name = element.lstrip("!").removeprefix(TABLE)
+            if element.lstrip("!").startswith(TABLE) and name not in tables:
+                yield key, f"there is no [table.{name}]", _known(tables)
+    if rule.action == "permit_relay":
+        yield from _open_relay(rule, asked)
+
+
+def _check_mistakes(rule: RuleSettings, asked: Stage, tables: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    name, _, argument = rule.check.partition(" ")
+    argument = argument.strip()
+    kind = kind_of(name)
+    if kind is None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [*CATALOG, *ALIASES], 1)
+        yield "check", f'there is no check "{name}"', f'"{near[0]}"' if near else "see `mailflow policy checks`"
+        return
+    if bool(argument) != bool(kind.argument) and not kind.optional:
+        need = f'"{name} {kind.argument.upper()}"' if kind.argument else f'"{name}"'
+        yield "check", f"{name} takes {'a ' + kind.argument if kind.argument else 'no argument'}", need
+    elif kind.argument == "table" and argument not in tables:
+        yield "check", f"there is no [table.{argument}]", _known(tables)
+    if _ORDER.index(asked) < _ORDER.index(kind.stage):
+        message = f"{name} has nothing to look at when this list is asked"
+        yield "check", message, f'policy.delay = true, or the list "{_list_of(kind.stage)}" or a later one'
+    if kind.relays and asked is not Stage.RCPT:
+        yield "check", f"{name} decides about a recipient", 'the list "rcpt"'
+
+
+def _open_relay(rule: RuleSettings, asked: Stage) -> Iterator[tuple[str, str, str]]:
+    """An open relay is never meant: some condition must hold for few, and be one that a stranger cannot just claim."""
+    if asked is not Stage.RCPT:
+        yield "action", "permit_relay decides about a recipient", 'the list "rcpt"'
+    for key in ("client", "login", "certificate", "recipient"):
+        elements = getattr(rule, key)
+        if elements is not None and all(map(_narrow, elements)) and not all(e.startswith("!") for e in elements):
+            return
+    accepted = "a condition client, login, certificate or recipient that not everybody fulfils"
+    yield "action", "permit_relay without a condition that limits it makes an open relay", accepted
+
+
+def _narrow(element: str) -> bool:
+    """Whether an element of a list stands for less than everybody."""
+    if element.startswith("!"):
+        return True
+    if element == "*":
+        return False
+    try:
+        network = parse_network(element)
+    except ValueError:
+        return element.strip(".") != ""
+    return network.prefixlen >= (8 if isinstance(network, ipaddress.IPv4Network) else 16)
+
+
+def _known(tables: Mapping[str, object]) -> str:
+    return "one of " + ", ".join(f'"{name}"' for name in list(tables)[:5]) if tables else "a table of the configuration"
+
+
+def _list_of(stage: Stage) -> str:
+    return next(name for name, asked in LISTS.items() if asked is stage)
