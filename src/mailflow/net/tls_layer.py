@@ -67,9 +67,10 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
 
     @property
     def words(self) -> str:
-        """Version, cipher and strength, as Received: shows them."""
+        """Version, cipher and strength, and whether the client has shown a certificate, as Received: shows them."""
         name, _, bits = self._object.cipher() or ("no cipher", "", 0)
-        return f"{self._object.version()} with cipher {name} ({bits}/{bits} bits)"
+        client = ", client certificate verified" if self._object.getpeercert(binary_form=True) else ""
+        return f"{self._object.version()} with cipher {name} ({bits}/{bits} bits){client}"
 
     @property
     def certificate(self) -> str:
