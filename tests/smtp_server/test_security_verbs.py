@@ -49,6 +49,35 @@ def test_what_is_offered_changes_with_tls():
     assert core.take() == b"503 5.5.1 TLS is active already\r\n"
 
 
+def last_lines(data):
+    return [line[:3] for line in data.decode().split("\r\n") if line[3:4] == " "]
+
+
+def test_where_tls_is_required_nothing_but_it_is_possible():
+    script = EHLO + MAIL + b"MAIL FROM:<>\r\nRSET\r\nDATA\r\nVRFY a\r\nNOOP\r\nHELO x\r\n" + MAIL + b"QUIT\r\n"
+    lines, handler = three_ways(script, **before_tls(tls_first=True))
+    assert codes([line for line in lines if line[3] == " "]) == [
+        "250",
+        *["530 5.7.0"] * 5,
+        "250 2.0.0",
+        "250",
+        "530 5.7.0",
+        "221 2.0.0",
+    ]
+    assert {event[0] for event in handler.events} <= {"hello", "said", "reset"}
+    core, _, out = started(tls_first=True)
+    assert out.endswith(b"220 2.0.0 Ready to start TLS\r\n")
+    core.secured()
+    core.feed(EHLO + MAIL)
+    assert last_lines(core.take()) == ["250", "250"]
+
+
+def test_tls_may_come_first_of_all():
+    core = ServerCore(profile(), Recorder(), tls=True)
+    core.feed(EHLO + b"STARTTLS\r\n")
+    assert last_lines(core.take()) == ["220", "250", "503"]
+
+
 def test_the_client_is_forgotten():
     core, _, _ = started()
     core.secured()
