@@ -216,7 +216,8 @@ def test_contents_whose_rows_are_lost_are_not_overwritten_while_the_old_database
     (file,) = (spool / folder).iterdir()
     kept = file.read_bytes()
     break_leaf(spool, table)
-    assert "rescued" in list(repair(spool, QueueSettings()))[0].done
+    mended, *_ = repair(spool, QueueSettings())
+    assert "rescued" in mended.done
 
     async def much_mail(queue: Queue) -> None:
         for _ in range(3):
