@@ -223,7 +223,7 @@ class Flow:
         room, crowds = self._scheduler.room(destination, lane), self._crowds
         if not crowds or destination not in crowds:
             return min(SLICE, room)
-        return 0 if crowds.full(destination) else min(max(SLICE, crowds.most // 4), room)
+        return 0 if crowds.full(destination) else min(max(SLICE, crowds.most // 2), room)
 
     def _restore(self, message: Message, lane: Lane) -> None:
         """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
