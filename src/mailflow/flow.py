@@ -95,10 +95,11 @@ class Flow:
 
     async def start(self) -> None:
         """Takes up what an earlier run left in the queue: everything undone is in the backlog."""
-        for destination, _count, due, new in await self._queue.destinations(None):
-            if new:
-                self._backlog.note(destination, _NEW, due)
-            self._backlog.note(destination, _DEFERRED, due)
+        async for destination, new, deferred in self._queue.destinations():
+            if new is not None:
+                self._backlog.note(destination, _NEW, new)
+            if deferred is not None:
+                self._backlog.note(destination, _DEFERRED, deferred)
         self.pump()
 
     async def close(self, grace: float) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ __all__ = [
     "Slice",
 ]
 
+DESTINATIONS_AT_ONCE = 5000
+"""Destinations in one answer of the reader's, at most, when all of them are asked for."""
 ADMIN_AT_ONCE = 4
 """Administrator's commands under way; each has one step in a group commit."""
 ADMIN_SPARES = 5
@@ -197,10 +200,15 @@ class Queue:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
         return self._lookups.content(message.id)
 
-    def destinations(self, until: float | None) -> asyncio.Future[list[tuple[str, int, float, bool]]]:
-        """(destination, recipients, earliest due, whether any is new: never tried) of what is due by `until`, or of all;
-        held ones are left out."""
-        return self._lookups.ask(lambda db: query.destinations(db, until))
+    async def destinations(self) -> AsyncGenerator[tuple[str, float | None, float | None], None]:
+        """All destinations with the earliest due time of what was never tried, and of what was; None where there is no
+        such recipient. Held ones are left out. Raises QueueError."""
+        after = ""
+        while part := await self._lookups.ask(partial(query.destinations, after=after, limit=DESTINATIONS_AT_ONCE)):
+            for found in part:
+                if found[1:] != (None, None):
+                    yield found
+            after = part[-1][0]
 
     def counts(self) -> asyncio.Future[QueueCounts]:
         """How much is in the queue."""

@@ -69,11 +69,14 @@ def test_flush_makes_one_destinations_deferred_mail_due(tmp_path: Path) -> None:
         assert [(c.id, c.destinations, c.recipients) for c in changed] == [
             (m.id, ("smtp:other.example",), 1) for m in messages
         ]
-        assert await queue.destinations(clock.now) == [("smtp:other.example", 3, clock.now, False)]
+        assert [d async for d in queue.destinations()] == [
+            ("smtp:example.net", None, clock.now + 500),
+            ("smtp:other.example", None, clock.now),
+        ]
         assert len(await queue.flush(Selection(everything=True))) == 3
-        assert [d[:2] for d in await queue.destinations(clock.now)] == [
-            ("smtp:example.net", 3),
-            ("smtp:other.example", 3),
+        assert [d async for d in queue.destinations()] == [
+            ("smtp:example.net", None, clock.now),
+            ("smtp:other.example", None, clock.now),
         ]
 
     with_queue(tmp_path, body, clock)

@@ -166,9 +166,10 @@ class QueueModel(RuleBasedStateMachine):
         expected = []
         for where in sorted(DESTINATIONS):
             waiting = [row[1:] for row in self.rows.values() if row[0] == where and row[1] < HELD]
-            new = any(attempts == 0 for _, attempts in waiting)
-            expected += [(where, len(waiting), min(waiting)[0], new)] if waiting else []
-        assert self.runner.run(awaited(self.queue.destinations, None)) == expected
+            new = min((due for due, attempts in waiting if not attempts), default=None)
+            deferred = min((due for due, attempts in waiting if attempts), default=None)
+            expected += [(where, new, deferred)] if waiting else []
+        assert self.runner.run(every_destination(self.queue)) == expected
         counts = self.runner.run(awaited(self.queue.counts))
         assert (counts.messages, counts.recipients) == (len({k[0] for k in self.rows}), len(self.rows))
 
@@ -183,6 +184,10 @@ async def settle_in(queue: Queue, *what: Any) -> Any:
 
 async def load_from(queue: Queue, where: str, after: Any, until: float, limit: int, retried: bool) -> Any:
     return await queue.load(where, after, until, limit, retried=retried)
+
+
+async def every_destination(queue: Queue) -> Any:
+    return [found async for found in queue.destinations()]
 
 
 async def awaited(call: Any, *arguments: Any) -> Any:

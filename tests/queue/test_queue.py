@@ -96,7 +96,7 @@ def test_deferral_keeps_due_attempts_and_reason(tmp_path: Path) -> None:
     async def body(queue: Queue) -> None:
         message = make(queue, to=("smtp:example.net", "smtp:example.net"))
         await put(queue, message)
-        assert [(d[1], d[3]) for d in await queue.destinations(None)] == [(2, True)]
+        assert [d async for d in queue.destinations()] == [("smtp:example.net", 0.0, None)]
         late = message.recipients[1]
         late.due, late.attempts, late.reason = 5000.0, 3, "connection refused \u2014 later"
         assert await settle(queue, message, message.recipients[:1], [late]) is None
@@ -105,8 +105,7 @@ def test_deferral_keeps_due_attempts_and_reason(tmp_path: Path) -> None:
         [found] = (await queue.load("smtp:example.net", None, 5000.0, 10, retried=True)).messages
         assert (await queue.load("smtp:example.net", None, 5000.0, 10)).messages == []
         assert found.recipients == [late]
-        assert await queue.destinations(4999.0) == []
-        assert await queue.destinations(None) == [("smtp:example.net", 1, 5000.0, False)]
+        assert [d async for d in queue.destinations()] == [("smtp:example.net", None, 5000.0)]
 
     with_queue(tmp_path, body)
 
@@ -239,7 +238,7 @@ def test_a_closed_queue_says_so(tmp_path: Path) -> None:
         with pytest.raises(QueueError, match="closed"):
             await queue.content(message)
         with pytest.raises(QueueError, match="closed"):
-            await queue.destinations(None)
+            [d async for d in queue.destinations()]
 
     with_queue(tmp_path, body)
 
@@ -311,11 +310,26 @@ def test_two_settlements_of_one_message_in_one_batch(tmp_path: Path) -> None:
     with_queue(tmp_path, body)
 
 
+def test_destinations_come_in_parts_and_none_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailflow.queue.DESTINATIONS_AT_ONCE", 2)
+
+    async def body(queue: Queue) -> None:
+        for n in range(5):
+            await put(queue, make(queue, to=(f"smtp:{n}",), due=HELD if n in (2, 3) else float(n)))
+        assert [d async for d in queue.destinations()] == [
+            ("smtp:0", 0.0, None),
+            ("smtp:1", 1.0, None),
+            ("smtp:4", 4.0, None),
+        ]
+
+    with_queue(tmp_path, body)
+
+
 def test_held_recipients_are_never_loaded(tmp_path: Path) -> None:
     async def body(queue: Queue) -> None:
         await put(queue, make(queue, due=HELD))
         assert (await queue.load("smtp:example.net", None, float("inf"), 10)).messages == []
-        assert await queue.destinations(None) == []
+        assert [d async for d in queue.destinations()] == []
         assert (await queue.counts()).held == 1
 
     with_queue(tmp_path, body, Clock())

@@ -52,20 +52,24 @@ def _messages(db: sqlite3.Connection, ids: Sequence[int]) -> list[tuple[Any, ...
     return db.execute(sql, (json.dumps(ids),)).fetchall()
 
 
-def destinations(db: sqlite3.Connection, until: float | None) -> list[tuple[str, int, float, bool]]:
-    """(destination, recipients, earliest due, whether any was never tried) of those due by `until`, or of all; held ones
-    are left out.
+def destinations(db: sqlite3.Connection, after: str, limit: int) -> list[tuple[str, float | None, float | None]]:
+    """The next destinations behind `after`, at most `limit`: name, earliest due of what was never tried, and of what was.
 
-    From the index alone: new and deferred together, because SQLite would look at every row to tell them apart; whether
-    there is a new one takes one look for each destination.
+    None where there is no such recipient, held ones left out. From the index alone, whose entries SQLite leaps over:
+    a few looks for each destination, whatever is waiting for it.
     """
-    latest = HELD - 1 if until is None else min(until, HELD - 1)
-    sql = (
-        "SELECT destination, count(*), min(due), EXISTS (SELECT 1 FROM recipient AS new"
-        " WHERE new.destination = recipient.destination AND (new.attempts > 0) = 0 AND new.due <= :latest)"
-        " FROM recipient WHERE due <= :latest GROUP BY destination"
-    )
-    return [(*row[:3], bool(row[3])) for row in db.execute(sql, {"latest": latest})]
+    return db.execute(_DESTINATIONS, {"after": after, "limit": limit, "held": HELD}).fetchall()
+
+
+_DESTINATIONS = """
+    WITH RECURSIVE site (name) AS (
+        SELECT min(destination) FROM recipient WHERE destination > :after
+        UNION ALL
+        SELECT (SELECT min(destination) FROM recipient WHERE destination > name) FROM site WHERE name NOTNULL LIMIT :limit)
+    SELECT name,
+        (SELECT min(due) FROM recipient WHERE destination = name AND (attempts > 0) = 0 AND due < :held),
+        (SELECT min(due) FROM recipient WHERE destination = name AND (attempts > 0) = 1 AND due < :held)
+    FROM site WHERE name NOTNULL"""
 
 
 def listing(
