@@ -29,6 +29,7 @@ _COMMANDS = {
     "queue": "List, show and change the mail in the queue.",
     "send": "Send a message from standard input.",
     "resolve": "Show where mail for an address goes, and why.",
+    "user": "Add, change and list logins of the password file.",
     "config": "Check and show the configuration.",
     "version": "Print the version.",
 }

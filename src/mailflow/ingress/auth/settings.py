@@ -139,7 +139,11 @@ class AuthSettings(Section):
             yield "oauth.introspection", "not a URL", 'such as "https://id.example.org/introspect"'
         for key, path in (("file", self.file), ("sender_login_file", self.sender_login_file)):
             if path is not None and not path.is_file():
-                yield key, f"there is no file {path}", "an existing file (`mailflow user add` makes a password file)"
+                yield (
+                    key,
+                    f"there is no file {path}",
+                    "an existing file; `mailflow user add LOGIN --file PATH` makes a password file",
+                )
         for address in self.sender_login:
             if "@" not in address:
                 yield "sender_login", f'"{address}" is not an address', '"user@example.org" or "@example.org"'
