@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trustme
 
+from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.listener import Listener
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
 from mailflow.net.tls_settings import TlsSettings
@@ -63,6 +64,7 @@ async def listening(
     ours: bool = True,
     limits: dict[str, Any] | None = None,
     more: list[dict[str, Any]] | None = None,
+    auth: Authenticator | None = None,
     **listener: Any,
 ) -> AsyncIterator[Listener]:
     """A listener with these settings, and further ones."""
@@ -75,6 +77,7 @@ async def listening(
         intake=intake or FakeIntake(),
         log=log or FakeLog(),
         tls=TlsSettings(**tls),
+        auth=auth,
     )
     await server.start()
     try:

@@ -10,7 +10,9 @@ import subprocess
 import pytest
 
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks", "strace": "strace"}
+PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks", "strace": "strace"} | {
+    name: name for name in ("msmtp", "gsasl")
+}
 
 
 def tool(name: str) -> str:

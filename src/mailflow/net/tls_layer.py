@@ -85,8 +85,9 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         end_point = getattr(self._object.context, "end_point", b"")
         if end_point:
             found["tls-server-end-point"] = end_point
-        if self._object.version() != "TLSv1.3":
-            found["tls-unique"] = self._object.get_channel_binding("tls-unique") or b""
+        unique = None if self._object.version() == "TLSv1.3" else self._object.get_channel_binding("tls-unique")
+        if unique:
+            found["tls-unique"] = unique
         return found
 
     # What the transport below calls

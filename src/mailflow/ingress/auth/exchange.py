@@ -121,7 +121,7 @@ class Exchange:
     def _passed(self, login: str) -> Reply:
         client = self._client
         self._auth.passed(client.peer.address, self._login or login)
-        client.identify(login=login, protocol=with_login(client.peer.protocol))
+        client.identify(login=login)
         self._note("ok", login=login)
         return replies.AUTH_OK
 
@@ -142,8 +142,3 @@ class Exchange:
         if self._login:
             about["login"] = self._login
         self._client.event("login", level=level, **(about | fields))
-
-
-def with_login(protocol: str) -> str:
-    """The `with` word of RFC 3848 for a session that has logged in: "ESMTPS" -> "ESMTPSA"."""
-    return protocol if protocol.endswith("A") or not protocol.startswith(("ESMTP", "LMTP")) else protocol + "A"

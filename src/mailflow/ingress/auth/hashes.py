@@ -8,7 +8,6 @@ lets other threads run meanwhile, which the versions of SHA-crypt in pure Python
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import functools
 import hmac
 import re
@@ -125,8 +124,8 @@ def _matches(scheme: str, value: str, password: str) -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The C library that has crypt_r: libcrypt, or libc itself (musl)."""
-    for name in (ctypes.util.find_library("crypt"), "libcrypt.so.1", "libcrypt.so.2", None):
+    """The C library that has crypt_r: libcrypt under its two names, or libc itself (musl)."""
+    for name in ("libcrypt.so.1", "libcrypt.so.2", None):
         try:
             library = ctypes.CDLL(name)
             library.crypt_r.restype = ctypes.c_char_p

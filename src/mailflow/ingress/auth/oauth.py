@@ -5,8 +5,10 @@ The token goes to one URL of the configuration and nowhere else; redirections ar
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
+from urllib.parse import quote_plus
 
 import aiohttp
 
@@ -34,7 +36,7 @@ class Introspection:
         """Opens nothing yet: connections are made when there is a token."""
         settings = self._settings
         self._session = aiohttp.ClientSession(
-            auth=aiohttp.BasicAuth(settings.client, settings.secret) if settings.client else None,
+            headers={"Accept": "application/json"} | _authorization(settings),
             timeout=aiohttp.ClientTimeout(settings.timeout),
             connector=aiohttp.TCPConnector(limit=CONNECTIONS),
         )
@@ -62,7 +64,6 @@ class Introspection:
             async with self._session.post(
                 self._settings.introspection,
                 data={"token": token, "token_type_hint": "access_token"},
-                headers={"Accept": "application/json"},
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
@@ -75,6 +76,14 @@ class Introspection:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"token check: {type(error).__name__}") from error
         return _object(data)
+
+
+def _authorization(settings: OAuthSettings) -> dict[str, str]:
+    """HTTP's basic authentication; name and secret are form-encoded first (RFC 6749 §2.3.1)."""
+    if not settings.client:
+        return {}
+    pair = f"{quote_plus(settings.client)}:{quote_plus(settings.secret)}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 
 def _object(data: bytes) -> dict[str, Any]:
