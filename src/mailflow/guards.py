@@ -51,6 +51,11 @@ class Guards:
         self._dns = DnsResolver(settings.dns, lookups=POLICY_LOOKUPS)
         self._names_dns = DnsResolver(settings.dns, lookups=LOOKUPS)
         self._names: ClientNames | None = None
+        self._part: Part | None = None
+        if programs.hooks is not None or programs.handler is not None:
+            from mailflow.hooks.part import Part
+
+            self._part = Part(programs, settings.hooks, settings.limits, recipients, log, hostname=settings.hostname)
         self.checks = Checks(
             settings.dnsbl,
             settings.greylist,
@@ -64,10 +69,9 @@ class Guards:
             settings.auth,
             spool=settings.spool,
             log=log,
-            authenticate=programs.authenticate,
+            authenticate=self._part.authenticate if self._part else programs.authenticate,
             check_token=programs.check_token,
         )
-        self._part: Part | None = None
         self.abuse = Abuse(settings.abuse, log, sessions=settings.limits.sessions, networks=settings.relay.networks)
         self._guards: list[Guard] = [*self.abuse.guards]
         """Those of all listeners that are asked before the rules."""
@@ -75,10 +79,6 @@ class Guards:
         """Those that are asked behind them."""
         self._watchers: list[Watcher] = []
         self._watching: asyncio.Task[None] | None = None
-        if programs.hooks is not None or programs.handler is not None:
-            from mailflow.hooks.part import Part
-
-            self._part = Part(programs, settings.hooks, settings.limits, recipients, log, hostname=settings.hostname)
 
     def __repr__(self) -> str:
         return f"<Guards {self._guards} {self._last}>"

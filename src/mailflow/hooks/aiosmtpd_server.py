@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.smtp import Envelope
+from aiosmtpd.smtp import AuthResult, Envelope
 from aiosmtpd.smtp import Session as SmtpSession
 
 from mailflow.hooks.program import HandlerMode
@@ -22,7 +22,7 @@ from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.reply import Reply
 
 if TYPE_CHECKING:
-    from mailflow.hooks.aiosmtpd_session import HandledSession
+    from mailflow.hooks.aiosmtpd_identity import IdentifiedSession
 
 STATUS_LINES = 100
 """Lines of a status that a handler may give."""
@@ -44,6 +44,7 @@ class Host:
         runner: Runner,
         recipients: Recipients,
         *,
+        authenticator: Callable[..., Any] | None,
         hostname: str,
         message_size: int,
     ) -> None:
@@ -53,6 +54,8 @@ class Host:
         """Whether mailflow queues what the handler accepts."""
         self.runner = runner
         self.recipients = recipients
+        self.authenticator = authenticator or refuse
+        """aiosmtpd's; called in a thread."""
         self.hostname = hostname
         self.message_size = message_size
         self.loop = asyncio.get_running_loop()
@@ -76,7 +79,7 @@ class HandlerServer:
     __ident__ = "mailflow"
     enable_SMTPUTF8 = True  # noqa: N815 - aiosmtpd's name
 
-    def __init__(self, host: Host, session: HandledSession) -> None:
+    def __init__(self, host: Host, session: IdentifiedSession) -> None:
         self._host = host
         self._session = session
 
@@ -119,6 +122,11 @@ class HandlerServer:
         if b"\r" in line or b"\n" in line:
             raise ValueError("push takes one line without its line end")
         self._session.push(line + b"\r\n")
+
+
+def refuse(*_: object) -> AuthResult:
+    """The authenticator of a handler that has none; AUTH is not offered then."""
+    return AuthResult(success=False)
 
 
 def reply_of(status: object) -> Reply:

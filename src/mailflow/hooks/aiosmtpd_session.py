@@ -18,12 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 from aiosmtpd.smtp import Envelope
-from aiosmtpd.smtp import Session as SmtpSession
 
 from mailflow.envelope import Recipient, Route
+from mailflow.hooks.aiosmtpd_identity import INSECURE, UNWELCOME, IdentifiedSession
 from mailflow.hooks.aiosmtpd_server import (
     NULL_SENDER,
-    HandlerServer,
     Host,
     mail_options,
     rcpt_options,
@@ -35,7 +34,7 @@ from mailflow.hooks.native import resolved
 from mailflow.hooks.program import QueueIt
 from mailflow.hooks.running import FAILED, log_failure
 from mailflow.ingress.policy import RELAY_DENIED
-from mailflow.ingress.session import TOO_MANY_RECIPIENTS, Desk, Session, Wire
+from mailflow.ingress.session import TOO_MANY_RECIPIENTS, Desk, Wire
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_address, parse_path
 from mailflow.smtp.commands import MailParams, RcptParams
@@ -50,30 +49,14 @@ TAKEN = reply(250, "2.0.0", "Ok")
 _NOWHERE = Route("discard", "", "", "a handler takes the message")
 
 
-class HandledSession(Session):
+class HandledSession(IdentifiedSession):
     """One connection of a server with a handler."""
 
-    __slots__ = ("_calling", "_host", "_server", "letter", "smtp")
+    __slots__ = ("_calling",)
 
     def __init__(self, host: Host, desk: Desk, wire: Wire, address: str, port: int) -> None:
-        super().__init__(desk, wire, address, port)
-        self._host = host
+        super().__init__(host, desk, wire, address, port)
         self._calling: asyncio.Task[None] | None = None
-        self.smtp = self._session_object()
-        """aiosmtpd's session object."""
-        self.letter = Envelope()
-        """aiosmtpd's envelope."""
-        self._server = HandlerServer(host, self)
-
-    def _session_object(self) -> SmtpSession:
-        made = SmtpSession(self._host.loop)
-        made.peer = (self.address, self._port)  # type: ignore[assignment] # annotated as str there, and always a tuple
-        return made
-
-    def push(self, lines: bytes) -> None:
-        """Says something before the reply of the running method."""
-        if self._wire is not None:
-            self._wire.push(lines)
 
     def closed(self) -> None:
         """The client is gone; so is the method that ran for it."""
@@ -82,6 +65,11 @@ class HandledSession(Session):
         super().closed()
 
     # The conversation
+
+    def _welcome(self) -> Answer:
+        if self.peer.via and "PROXY" in self._host.hooks:
+            return self._call("PROXY", (self.smtp.proxy_data,), lambda let: replies.WELCOME if let else UNWELCOME)
+        return replies.WELCOME
 
     def hello(self, verb: str, name: str) -> Answer:
         """EHLO and HELO begin anew."""
@@ -235,6 +223,8 @@ class HandledSession(Session):
 
     def said(self, verb: str, text: str, usual: Reply) -> Answer:
         """RSET, NOOP, VRFY and QUIT in the handler's words."""
+        if self._insecure and verb != "QUIT":
+            return INSECURE
         if verb == "RSET":
             self.letter = Envelope()
         if verb not in self._host.hooks:

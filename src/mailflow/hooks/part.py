@@ -15,6 +15,7 @@ from mailflow.hooks.native import HookGuard, QueuedTeller, written
 from mailflow.hooks.program import Programs
 from mailflow.hooks.running import Runner
 from mailflow.hooks.settings import HooksSettings
+from mailflow.ingress.auth.program import Authenticate
 from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.session import Session
 from mailflow.ingress.settings import LimitsSettings
@@ -39,6 +40,8 @@ class Part:
         self.guards: list[Guard] = []
         self.session: Callable[..., Session] | None = None
         """Makes sessions that talk to a handler."""
+        self.authenticate: Authenticate | None = programs.authenticate
+        """AUTH's back end, if the program brings one."""
         self._collects = False
         self._limit = max(settings.content_memory, limits.message_size)
         self._teller: QueuedTeller | None = None
@@ -63,13 +66,29 @@ class Part:
         if find_spec("aiosmtpd") is None:
             words = 'a handler needs the package aiosmtpd: install "mailflow[aiosmtpd]"'
             raise ConfigError([ConfigProblem(words, key="handler")])
+        from mailflow.hooks.aiosmtpd_identity import authenticate
         from mailflow.hooks.aiosmtpd_server import Host  # aiosmtpd is an extra
         from mailflow.hooks.aiosmtpd_session import HandledSession
 
         mode = programs.handler_mode
-        host = Host(programs.handler, mode, runner, recipients, hostname=hostname, message_size=limits.message_size)
+        host = Host(
+            programs.handler,
+            mode,
+            runner,
+            recipients,
+            authenticator=programs.authenticator,
+            hostname=hostname,
+            message_size=limits.message_size,
+        )
         self.session = partial(HandledSession, host)
+        if programs.authenticator is not None:
+            self.authenticate = authenticate
         self._collects = not host.filters or "DATA" in host.hooks
+        ignored = [name for name in dir(programs.handler) if name == "handle_AUTH" or name.startswith("auth_")]
+        if ignored:
+            log.event(
+                "warning", level=30, reason=f"{', '.join(ignored)}: AUTH is mailflow's; give an authenticator instead"
+            )
         if not host.filters and "DATA" not in host.hooks:
             name = type(programs.handler).__name__
             log.event(

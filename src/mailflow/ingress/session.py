@@ -322,7 +322,10 @@ class Session(Asked):
         """Lets the client in, unless a guard minds."""
         self._find_name()
         questions = self._panel.connect
-        return self._ask(questions, lambda: WELCOME) if questions else WELCOME
+        return self._ask(questions, self._welcome) if questions else WELCOME
+
+    def _welcome(self) -> Answer:
+        return WELCOME
 
     def hello(self, verb: str, name: str) -> Answer:
         """Notes the client's name."""
