@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from mailflow.envelope import Peer
+from mailflow.envelope import Peer, Route
+from mailflow.errors import QueueError
 from mailflow.ids import format_id
 from mailflow.queue import Changed, Command, Selection
 from mailflow.store.filters import from_json
@@ -90,6 +91,34 @@ class Operator:
         """Queues a message that the command line hands in; durable when it returns."""
         receipt = await self._server.send(message_bytes(content), sender, recipients, peer=Peer(protocol="local"))
         return {"id": receipt.queue_id}
+
+    async def release(self, node: str) -> int:
+        """What waits for a node is due now, and its site is probed (ETRN, wish 79); see `ingress.ports.Sites`."""
+        name = node[1:] if node[0] in "@#" else node
+        if node.startswith("#"):
+            return await self._flush(Selection(destination=name))
+        route = self._server.resolver.resolve(f"postmaster@{name}")
+        if not isinstance(route, Route):
+            return 0
+        sent = await self._flush(Selection(destination=route.destination, recipient=f"*@{name}"))
+        if node.startswith("@"):
+            for destination in dict.fromkeys((route.destination, f"{route.transport}:*.{name}")):
+                sent += await self._flush(Selection(destination=destination, recipient=f"*.{name}"))
+        self._server.flow.wake(route.destination, probe=True)
+        self._server.flow.pump()
+        return sent
+
+    async def _flush(self, selection: Selection) -> int:
+        """Has what is selected tried now; the number of recipients, -1 when the queue has failed."""
+        sent = 0
+        try:
+            async with aclosing(self._server.queue.change(Command.FLUSH, selection)) as steps:
+                async for changed in steps:
+                    self._follow(Command.FLUSH, changed)
+                    sent += sum(c.recipients for c in changed)
+        except QueueError:
+            return -1
+        return sent
 
     def _probe(self, selection: Selection) -> None:
         """Also sites without deferred mail: mail that has not been tried may wait there for the probe."""

@@ -32,7 +32,7 @@ from mailflow.ingress.checks.settings import (
 )
 from mailflow.ingress.policy.mistakes import mistakes as policy_mistakes
 from mailflow.ingress.policy.settings import SUBMISSION, PolicySettings, complete_rules
-from mailflow.ingress.settings import LimitsSettings, ListenerSettings
+from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
 from mailflow.net.settings import DnsSettings
 from mailflow.net.tls_settings import TlsSettings
 from mailflow.observe.settings import LogSettings
@@ -67,6 +67,7 @@ class Settings(Root):
     listener: list[ListenerSettings] = setting([])
     """Addresses to accept mail on; without any, mail enters by `mailflow send` and the Python API only."""
 
+    protocol: ProtocolSettings = setting(ProtocolSettings())
     limits: LimitsSettings = setting(LimitsSettings())
     abuse: AbuseSettings = setting(AbuseSettings())
     dnsbl: DnsblSettings = setting(DnsblSettings())

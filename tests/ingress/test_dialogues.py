@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from mailflow.ingress.listener import make_profile
 from mailflow.ingress.policy import RelayControl
+from mailflow.ingress.profiles import make_profile
 from mailflow.ingress.session import Desk, Session
 from mailflow.ingress.settings import LimitsSettings
 from mailflow.smtp.reply import Reply

@@ -51,6 +51,12 @@ class Keeper:
     def said(self, verb, text, usual):
         return usual
 
+    def offended(self, offence, data):
+        return None
+
+    def tolerates(self, limit):
+        return limit
+
     def refused(self, answer):
         return False
 

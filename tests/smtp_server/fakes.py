@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Offence
@@ -13,6 +13,7 @@ from mailflow.smtp.replies import (
     HELLO,
     MAIL_OK,
     RCPT_OK,
+    RESET_OK,
     START_DATA,
     START_TLS,
     WELCOME,
@@ -37,6 +38,8 @@ class Recorder:
         self.sentence: dict[Offence, Reply] = {}
         """What offences are answered with."""
         self.held: Reply | None = None
+        self.gateway = True
+        self.accepted = 0
         self._body = b""
         self._open = False
 
@@ -79,10 +82,12 @@ class Recorder:
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         self.events.append(("mail", sender, params))
+        self.accepted = 0
         return self._answer("mail", NO_SENDER if sender == "bad@x" else MAIL_OK)
 
     def rcpt(self, recipient: str, params: RcptParams) -> Answer:
         self.events.append(("rcpt", recipient, params))
+        self.accepted += not recipient.startswith("nobody@")
         return self._answer("rcpt", NO_SUCH_USER if recipient.startswith("nobody@") else RCPT_OK)
 
     def data(self) -> Answer:
@@ -100,6 +105,35 @@ class Recorder:
         self._open = False
         self.events.append(("end", self._body))
         return self._answer("end", QUEUED)
+
+    def copies(self) -> int:
+        return self.accepted
+
+    def offers(self) -> list[str]:
+        return ["XTEST"]
+
+    def profile(self, now: Profile) -> Profile:
+        return now
+
+    def may_speak_for_others(self, verb: str) -> bool:
+        return self.gateway
+
+    def xclient(self, attributes: Mapping[str, str | None]) -> Answer:
+        self.events.append(("xclient", dict(attributes)))
+        return self._answer("xclient", NO_SENDER if attributes.get("ADDR") is None else WELCOME)
+
+    def xforward(self, attributes: Mapping[str, str | None]) -> Answer:
+        self.events.append(("xforward", dict(attributes)))
+        return self._answer("xclient", RESET_OK)
+
+    def vrfy(self, address: str) -> Answer:
+        return self._answer(
+            "vrfy", NO_SUCH_USER if address.startswith("nobody@") else reply(250, "2.1.5", f"<{address}>")
+        )
+
+    def etrn(self, node: str) -> Answer:
+        self.events.append(("etrn", node))
+        return self._answer("vrfy", reply(250, "2.0.0", "started"))
 
     def said(self, verb: str, text: str, usual: Reply) -> Answer:
         return self._answer("said", usual)

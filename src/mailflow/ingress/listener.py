@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from mailflow.errors import ConfigError, ConfigProblem
@@ -20,15 +21,16 @@ from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.connection import Connection, Hall
 from mailflow.ingress.limits import Handshakes, NetworkLimit, SessionCounts
 from mailflow.ingress.policy import RelayControl
-from mailflow.ingress.ports import Events, Intake, Recipients
+from mailflow.ingress.ports import Events, Intake, Recipients, Sites
+from mailflow.ingress.profiles import PLAIN_PROTOCOL, make_profile, tls_use
+from mailflow.ingress.services import NoSites, Services
 from mailflow.ingress.session import Desk
-from mailflow.ingress.settings import LimitsSettings, ListenerSettings, TlsUse
+from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
 from mailflow.ingress.timers import SessionTimer
 from mailflow.net.listen import inherited_sockets, remove_socket, tcp_socket, unix_socket
 from mailflow.net.tls import Certificates, Variant
 from mailflow.net.tls_settings import TlsSettings
 from mailflow.setting import Endpoint, Inherited, Network, UnixPath
-from mailflow.smtp.profile import Offers, Profile
 
 
 class Listener:
@@ -48,9 +50,13 @@ class Listener:
         auth: Authenticator | None = None,
         tls: TlsSettings | None = None,
         conduct: Conduct | None = None,
+        protocol: ProtocolSettings = PLAIN_PROTOCOL,
+        etrn_domains: Collection[str] = (),
+        sites: Sites | None = None,
     ) -> None:
         """`networks` are the clients that may send anywhere (`relay.networks`); `panel` gives a listener's guards;
-        `auth`: who knows logins, where AUTH is offered; `conduct`: abuse control.
+        `auth`: who knows logins, where AUTH is offered; `conduct`: abuse control; `etrn_domains`: whose mail anybody may
+        ask for, at `sites`.
 
         Reads the certificates of `tls`. Raises ConfigError.
         """
@@ -69,6 +75,14 @@ class Listener:
         )
         self.halls: list[Hall] = []
         self._timers: list[SessionTimer] = []
+        self._protocol, self._etrn = protocol, bool(etrn_domains)
+        services = Services(
+            recipients,
+            {"XCLIENT": RelayControl(protocol.xclient), "XFORWARD": RelayControl(protocol.xforward)},
+            etrn_domains,
+            sites or NoSites(),
+            protocol.future_release,
+        )
         for settings in listeners:
             own = settings.limits.of(limits)
             relay = RelayControl(self._networks, everyone=settings.trusted)
@@ -81,6 +95,8 @@ class Listener:
                 panel=panel(settings),
                 service=settings.service,
                 auth=auth if settings.auth else None,
+                services=replace(services, submission=settings.protocol in ("submission", "submissions")),
+                message_limit=own.messages,
             )
             hall = self._make_hall(settings, own, desk, settings.hostname or hostname, counts)
             self.halls.append(hall)
@@ -109,8 +125,19 @@ class Listener:
     ) -> Hall:
         use = tls_use(settings, certificates=self._certificates is not None)
         auth = desk.auth
-        form = partial(make_profile, hostname, limits, tls=use, auth=auth)
+        form = partial(
+            make_profile,
+            hostname,
+            limits,
+            tls=use,
+            auth=auth,
+            protocol=self._protocol,
+            lmtp=settings.protocol == "lmtp",
+            service=settings.service,
+            etrn=self._etrn,
+        )
         hall = Hall(form(trusted=False), form(trusted=True), desk, counts)
+        desk.profile = hall.profile_for
         hall.sessions, hall.sessions_per_client = limits.sessions, limits.sessions_per_client
         if auth is not None and auth.settings.allow_plaintext:
             hall.may_log_in_clear = RelayControl(auth.settings.allow_plaintext).trusts
@@ -237,48 +264,5 @@ class Listener:
         return sockets
 
 
-def tls_use(settings: ListenerSettings, *, certificates: bool) -> TlsUse:
-    """How a listener uses TLS: as it says, or as its protocol has it."""
-    if settings.tls is not None:
-        return settings.tls
-    if not certificates:
-        return "no"
-    if settings.protocol == "submissions":
-        return "implicit"
-    return "require" if settings.protocol == "submission" else "offer"
-
-
 def _variant(settings: ListenerSettings, tls: TlsSettings) -> Variant:
     return Variant(settings.tls_level or tls.level, settings.client_certificates or tls.client_certificates)
-
-
-def make_profile(
-    hostname: str,
-    limits: LimitsSettings,
-    *,
-    trusted: bool,
-    tls: TlsUse = "no",
-    auth: Authenticator | None = None,
-    clear: bool = False,
-) -> Profile:
-    """What the protocol core has to know of the settings, for clients that may send anywhere or for strangers.
-
-    With TLS, the profile's `secured` is for what comes under it. `clear`: for clients that may log in without TLS.
-    """
-    before: tuple[str, ...] = ()
-    if auth is not None:
-        before = auth.plaintext_mechanisms if clear else auth.clear_mechanisms
-    form = partial(
-        Profile,
-        hostname,
-        message_size=limits.message_size,
-        command_line=limits.command_line,
-        data_line=limits.data_line,
-        errors=limits.errors,
-        junk_commands=limits.junk_commands,
-        normalise=limits.bare_newlines == "normalise" or (trusted and limits.bare_newlines == "normalise_trusted"),
-    )
-    if tls == "no":
-        return form(offers=Offers(before))
-    secured = form(offers=Offers(auth.mechanisms if auth is not None else ()))
-    return form(offers=Offers(before), secured=secured, tls_first=tls == "require")

@@ -76,6 +76,18 @@ class Intake(Protocol):
         ...
 
 
+class Sites(Protocol):
+    """The sites that mail waits for."""
+
+    async def release(self, node: str) -> int:
+        """What waits for a node is due now, and the node is not taken for dead any more (ETRN, RFC 1985).
+
+        `node` is a domain, "@domain" for a domain with all below it, or "#" and the name of a destination. Gives the
+        number of recipients that are due now; -1 when that cannot be done for now.
+        """
+        ...
+
+
 class Events(Protocol):
     """The event log."""
 

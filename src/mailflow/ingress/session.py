@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
-from mailflow.ingress.asking import Asked, Marks, Panel
+from mailflow.ingress.asking import Marks, Panel
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.auth.exchange import Exchange
 from mailflow.ingress.policy.names import ClientName, ClientNames
@@ -32,9 +33,11 @@ from mailflow.ingress.policy.relay import (
     soften,
 )
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
+from mailflow.ingress.services import Served, Services
 from mailflow.ingress.verdict import Action, Edit, Situation, Verdict
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Offence
+from mailflow.smtp.profile import Profile
 from mailflow.smtp.replies import (
     AUTH_UNAVAILABLE,
     DISCARDED,
@@ -48,15 +51,9 @@ from mailflow.smtp.replies import (
 )
 from mailflow.smtp.reply import Reply, reply
 
+TOO_MANY_MESSAGES = reply(421, "4.7.0", "Too many messages in one session")  # RFC 9422 §4.1
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
-
-# Nearly all mail has one of these; an ENVID is different each time.
-_USUAL_OPTIONS = {
-    (body, utf8, ret, ""): Options(body, utf8, ret)
-    for body in ("", "7BIT", "8BITMIME")
-    for utf8 in (False, True)
-    for ret in ("", "FULL", "HDRS")
-} | {("", False, "", ""): PLAIN}
+_PROTOCOLS = {"HELO": "SMTP", "EHLO": "ESMTP", "LHLO": "LMTP"}
 
 
 def protocol_word(peer: Peer) -> str:
@@ -82,13 +79,16 @@ class Desk:
         "auth",
         "begin",
         "log",
+        "message_limit",
         "open",
         "panel",
+        "profile",
         "recipient_limit",
         "relay",
         "resolve",
         "room",
         "service",
+        "services",
     )
 
     def __init__(
@@ -102,7 +102,10 @@ class Desk:
         panel: Panel | None = None,
         service: str = "smtp",
         auth: Authenticator | None = None,
+        services: Services | None = None,
+        message_limit: int = 0,
     ) -> None:
+        """`message_limit`: messages that one session may send; 0: any number."""
         # The questions themselves, looked up once and not for every command.
         self.resolve = recipients.resolve
         self.room, self.begin = intake.room, intake.begin
@@ -114,6 +117,10 @@ class Desk:
         self.open: Callable[[Desk, Wire, str, int], Session] = self.panel.session or Session
         """Makes the session of a new connection."""
         self.service = service
+        self.services = services or Services(recipients)
+        self.message_limit = message_limit or sys.maxsize
+        self.profile: Callable[[Session], Profile] | None = None
+        """The profile that a session begins with; set when there are some."""
         mark = secrets.token_hex(8)
         self._instances = (f"{mark}.{number:x}" for number in itertools.count(1))
 
@@ -162,7 +169,7 @@ class Wire(Protocol):
         ...
 
 
-class Session(Asked):
+class Session(Served):
     """Implements `smtp.handler.Handler` for one connection; it is the guards' `verdict.Situation`."""
 
     __slots__ = (
@@ -180,18 +187,17 @@ class Session(Asked):
         "_port",
         "_size",
         "_wire",
-        "address",
         "messages",
         "offences",
         "params",
         "recipient",
         "recipients",
         "sender",
-        "trusted",
     )
 
     def __init__(self, desk: Desk, wire: Wire, address: str, port: int) -> None:
         super().__init__(desk.panel)
+        self._serve(desk.services, address)
         self._desk = desk
         self._wire: Wire | None = wire
         self.address = address
@@ -330,7 +336,7 @@ class Session(Asked):
     def hello(self, verb: str, name: str) -> Answer:
         """Notes the client's name."""
         old = self._peer
-        protocol = "ESMTP" if verb == "EHLO" else "LMTP" if verb == "LHLO" else "SMTP"
+        protocol = _PROTOCOLS[verb]
         if old is None:
             self._peer = Peer(self.address, self._port, "", name, protocol)
         elif old.tls or old.login:
@@ -376,7 +382,15 @@ class Session(Asked):
         self.recipients = []
         self._marks = None
         self._instance = ""
-        refusal = self._desk.room(0 if params is NO_MAIL_PARAMS else params.size or 0)
+        desk = self._desk
+        if params is NO_MAIL_PARAMS:
+            refusal = desk.room(0)
+        else:
+            refusal = desk.room(params.size or 0)
+            if params.hold_for or params.hold_until:
+                refusal = refusal or self._hold_refused(params)
+        if self.messages >= desk.message_limit:
+            refusal = TOO_MANY_MESSAGES
         if refusal is None and not self.trusted:
             refusal = check_sender(sender)
             if refusal is not None:
@@ -475,9 +489,15 @@ class Session(Asked):
 
     def _begin(self) -> Answer:
         peer, params, options, marks = self._peer or self.peer, self.params, PLAIN, self._marks
+        release = 0.0
         if params is not NO_MAIL_PARAMS:
             peer, options = self._asked_for(params)
+            release = self._release(params)
+        if self._forwarded is not None:
+            peer = replace(self.peer, **self._forwarded)
         envelope = InboundEnvelope(peer, self.sender or "", self.recipients, options, self.trusted)
+        if release:
+            envelope.release = release
         if marks is not None:
             envelope.hold, envelope.header = marks.hold, marks.header
         incoming = self._desk.begin(envelope)
@@ -520,6 +540,16 @@ class Session(Asked):
         self._finishing = False
         return self._answer or PENDING
 
+    def profile(self, now: Profile) -> Profile:
+        """The profile for the client as it is known now."""
+        find = self._desk.profile
+        profile = find(self) if find is not None else now
+        return profile.secured if self.peer.tls and profile.secured is not None else profile
+
+    def copies(self) -> int:
+        """How many recipients were accepted."""
+        return len(self.recipients)
+
     def said(self, verb: str, text: str, usual: Reply) -> Answer:  # noqa: ARG002
         """A command that changes nothing is answered as usual."""
         return usual
@@ -536,7 +566,7 @@ class Session(Asked):
                 self._drained()
 
     def refused(self, answer: Reply) -> bool:
-        """Logs a refusal, whoever decided it; a message that was complete is forgotten."""
+        """Logs a refusal, whoever decided it."""
         verdict, closing = self._verdict, self._closing
         why: dict[str, Any] = {}
         level = 20
@@ -550,9 +580,7 @@ class Session(Asked):
         if self._panel.conduct is not None:
             self._panel.conduct.refused(self, answer)
         self.recipient, self._instead = "", None
-        if self._incoming is not None:
-            self.reset()
-        elif self._opening:
+        if self._opening:
             self._opening, self.sender = False, None
         return closing
 
@@ -584,8 +612,7 @@ class Session(Asked):
         if params.smtputf8:
             # RFC 6531 §4.3: the word for this message only.
             peer = replace(peer, protocol="UTF8" + peer.protocol.removeprefix("E"))
-        wishes = params[1:]
-        return peer, _USUAL_OPTIONS.get(wishes) or Options(*wishes)
+        return peer, self._options(params)
 
     def _find_name(self) -> None:
         """Begins to look up a stranger's name, so that it is there when it is asked for."""

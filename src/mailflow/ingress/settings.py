@@ -1,4 +1,4 @@
-"""The settings of mail coming in over SMTP: `[[listener]]` and `[limits]`.
+"""The settings of mail coming in over SMTP: `[[listener]]`, `[protocol]` and `[limits]`.
 
 Every bound that a client can run into is named here. Values are seconds and bytes once loaded.
 """
@@ -7,11 +7,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import create_model
+from pydantic import create_model, field_validator
 from pydantic.fields import FieldInfo
 
+from mailflow.ingress.greeting import greeting
 from mailflow.net.tls_settings import ClientCertificates, Level
 from mailflow.setting import Duration, ListenAddress, Network, Section, Size, setting
+
+
+class ProtocolSettings(Section):
+    """What the server says of itself, and which extensions of SMTP it offers."""
+
+    banner: str = setting("${hostname} ${protocol} mailflow", postfix="smtpd_banner")
+    """The greeting behind 220. It begins with ${hostname} (RFC 5321); a line end in it begins a further line. Macros:
+    ${hostname}, ${protocol} (ESMTP or LMTP), ${service} (the listener's name) and ${version}; also ${name?text} for text
+    only where there is a value, ${name:text} for text only where there is none, and $$ for a dollar sign."""
+
+    error_class: Literal["permanent", "temporary"] = setting("permanent")
+    """Whether a client's errors in the protocol (commands unknown, malformed or out of order) are answered with 5xx or
+    with 4xx, so that it keeps its mail and tries again. Refusals by policy stay what they are."""
+
+    vrfy: Literal["unknown", "known", "off"] = setting("unknown", postfix="disable_vrfy_command")
+    """VRFY: "unknown" neither confirms nor denies (252), "known" says what RCPT would say, "off": there is no such
+    command (502). With "known" anybody can find out which addresses there are."""
+
+    chunking: bool = setting(True)  # noqa: FBT003
+    """Whether messages may come in chunks (BDAT, RFC 3030). What is not announced as binary obeys the rules of DATA."""
+
+    binarymime: bool = setting(False)  # noqa: FBT003
+    """Whether messages may be binary (BODY=BINARYMIME, RFC 3030). One that is can only be delivered here or to a host
+    that takes it, and is returned otherwise: of use where most mail is local."""
+
+    requiretls: bool = setting(True)  # noqa: FBT003
+    """Whether a sender under TLS may demand that its message is handed on over verified TLS only (RFC 8689)."""
+
+    deliver_by: Duration = setting("1s", ge=0)
+    """The shortest time that a sender may set for the delivery of its message (BY=, RFC 2852), in whole seconds; "0s":
+    not offered."""
+
+    future_release: Duration = setting("0s", ge=0)
+    """How far ahead clients that may send anywhere may date their mail (HOLDFOR= and HOLDUNTIL=, RFC 4865), such as
+    "7d"; "0s": not offered."""
+
+    etrn: list[str] | None = setting(None, postfix="fast_flush_domains")
+    """Domains whose waiting mail anybody may ask to have sent now (ETRN, RFC 1985); clients that may send anywhere may
+    ask for all. Default: relay.domains; an empty list: not offered."""
+
+    xclient: list[Network] = setting([], postfix="smtpd_authorized_xclient_hosts")
+    """Clients that may say whom they speak for (XCLIENT): the session is treated as that one's in everything. Only for
+    proxies of your own, as who may say it can be anyone."""
+
+    xforward: list[Network] = setting([], postfix="smtpd_authorized_xforward_hosts")
+    """Clients that may say whose messages they pass on (XFORWARD), for the log and the queue only: content filters."""
+
+    hidden: list[str] = setting([], postfix="smtpd_discard_ehlo_keywords")
+    """Extensions that the reply to EHLO does not show, such as ["DSN"]; who uses them all the same is served."""
+
+    @field_validator("hidden")
+    @classmethod
+    def _upper(cls, value: list[str]) -> list[str]:
+        return [word.upper() for word in value]
+
+    @field_validator("etrn")
+    @classmethod
+    def _lower(cls, value: list[str] | None) -> list[str] | None:
+        return None if value is None else [domain.lower() for domain in value]
+
+    @field_validator("banner")
+    @classmethod
+    def _greets(cls, value: str) -> str:
+        greeting(value, {})
+        return value
 
 
 class LimitsSettings(Section):
@@ -48,6 +114,9 @@ class LimitsSettings(Section):
 
     errors: int = setting(20, postfix="smtpd_hard_error_limit", ge=1)
     """Refused commands without a message accepted in between; then the client is told 421 4.7.0."""
+
+    messages: int = setting(0, ge=0)
+    """Messages that one session may send; announced with LIMITS, and further ones get 421 4.7.0. 0: any number."""
 
     junk_commands: int = setting(100, postfix="smtpd_junk_command_limit", ge=1)
     """NOOP, RSET, VRFY, HELP, EHLO and HELO without a message accepted in between; further ones count as errors."""

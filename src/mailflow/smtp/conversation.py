@@ -20,12 +20,12 @@ from mailflow.smtp.commands import (
     NO_MAIL_PARAMS,
     NO_RCPT_PARAMS,
     MailParams,
-    ParamError,
     parse_mail_params,
     parse_rcpt_params,
 )
-from mailflow.smtp.data import TOO_BIG, DataScanner
+from mailflow.smtp.data import TOO_BIG, BinaryScanner, ChunkScanner, DataScanner
 from mailflow.smtp.handler import PENDING, Answer, Handler, Offence, State
+from mailflow.smtp.param_values import ParamError
 from mailflow.smtp.profile import Profile
 from mailflow.smtp.replies import wire
 from mailflow.smtp.reply import Reply
@@ -35,18 +35,26 @@ HELO_NAME_OCTETS = 255
 
 
 # A global is found faster than an enum's member, and every command asks.
-_START, _READY, _MAIL, _RCPT, _DATA = State
+_START, _READY, _MAIL, _RCPT, _DATA, _CHUNKS = State
 
 # What a message without trouble is answered with: a handler gives these very objects, and their bytes are known.
 _MAIL_OK, _MAIL_OK_BYTES = replies.MAIL_OK, replies.MAIL_OK.encode()
 _RCPT_OK, _RCPT_OK_BYTES = replies.RCPT_OK, replies.RCPT_OK.encode()
 
 
+NO_CHUNKS = ChunkScanner(0, 0)
+"""Stands for none."""
+
+
 class Conversation:
     """One session's side of the talk that is ours."""
 
     __slots__ = (
+        "_awaited",
+        "_chunks",
+        "_copies",
         "_handler",
+        "_last",
         "_profile",
         "_scanner",
         "_skipping",
@@ -54,6 +62,7 @@ class Conversation:
         "_then",
         "_tls",
         "authenticated",
+        "binary",
         "closing",
         "dropped",
         "errors",
@@ -80,8 +89,16 @@ class Conversation:
         """The rest of a line that was too long is being thrown away."""
         self._then: Callable[[Any, Reply], None] | None = None
         """What to do with the pending answer."""
-        self._taker: Callable[[Any, bytes], int] | None = None
-        """Who takes the input when it is not command lines; gives the index behind what it took, -1 for all."""
+        self._taker: Callable[[Any, bytes, int], int] | None = None
+        """Who takes the input, from an index on, when it is no command line; gives the index behind it, -1 for all."""
+        self._chunks: ChunkScanner | BinaryScanner = NO_CHUNKS
+        """The message that comes with BDAT."""
+        self._awaited = 0
+        """Bytes of a chunk that are still to come."""
+        self._last = False
+        """It is the last chunk."""
+        self._copies = 1
+        """How often the end of the message is answered."""
         self.state = _START
         self.closing = False
         self.errors = 0
@@ -92,6 +109,8 @@ class Conversation:
         """EHLO, not HELO, was said last."""
         self.utf8 = False
         """MAIL asked for SMTPUTF8."""
+        self.binary = False
+        """MAIL announced BODY=BINARYMIME."""
         self.authenticated = False
         """AUTH has succeeded."""
         self.upgrading = False
@@ -123,6 +142,8 @@ class Conversation:
             self.errors += 1
             if self.errors >= self._handler.tolerates(self._profile.errors):
                 answer = replies.TOO_MANY_ERRORS
+        if self._profile.soft:
+            answer = replies.softened(answer)
         if self._handler.refused(answer) or answer.code == 421:
             self.abandon()
         return answer
@@ -172,7 +193,13 @@ class Conversation:
     def _helo(self, rest: str) -> None:
         self._hello("HELO", rest)
 
+    def _lhlo(self, rest: str) -> None:
+        self._hello("LHLO", rest)
+
     def _hello(self, verb: str, rest: str) -> None:
+        if self._profile.lmtp is not (verb == "LHLO"):  # RFC 2033 §4.1: instead of HELO and EHLO
+            self._say(replies.UNKNOWN_COMMAND)
+            return
         name = rest.strip(" ")
         if not name or " " in name or not name.isascii() or len(name) > HELO_NAME_OCTETS:
             self._say(replies.SAY_HELO)
@@ -180,7 +207,7 @@ class Conversation:
         if self._is_junk():
             return
         self._forget()  # RFC 5321 §4.1.4: EHLO in mid-session acts as RSET
-        self.extended = verb == "EHLO"
+        self.extended = verb != "HELO"
         answer = self._handler.hello(verb, name)
         if answer is PENDING:
             self._then = Conversation._greeted
@@ -196,7 +223,10 @@ class Conversation:
 
     def hello_reply(self) -> bytes:
         """What EHLO or HELO, whichever came last, is answered with when nobody minds."""
-        return self._profile.ehlo if self.extended else self._profile.helo
+        profile = self._profile
+        if not self.extended:
+            return profile.helo
+        return profile.personal(self._handler.offers()) if profile.offers.personal else profile.ehlo
 
     def _mail(self, rest: str) -> None:
         if rest[:5].upper() == "FROM:":
@@ -217,7 +247,7 @@ class Conversation:
 
     def _sender(self, sender: str, words: str) -> None:
         """MAIL in its place, its address well formed; `words` are the parameters."""
-        self.utf8 = False
+        self.utf8 = self.binary = False
         params = self._mail_params(sender, words) if words or not sender.isascii() else NO_MAIL_PARAMS
         if params is None:
             return
@@ -233,7 +263,7 @@ class Conversation:
     def _mail_params(self, sender: str, words: str) -> MailParams | None:
         """The parameters of MAIL; None when they were refused."""
         try:
-            params = parse_mail_params(words)
+            params = parse_mail_params(words, self._profile.mail_words)
         except ParamError as error:
             self._say(error.reply)
             return None
@@ -243,7 +273,7 @@ class Conversation:
         if params.size is not None and params.size > self._profile.message_size:
             self._say(TOO_BIG)  # RFC 1870 §6.1
             return None
-        self.utf8 = params.smtputf8
+        self.utf8, self.binary = params.smtputf8, params.body == "BINARYMIME"
         return params
 
     def _mailed(self, answer: Reply) -> None:
@@ -259,7 +289,8 @@ class Conversation:
 
     def _rcpt_to(self, path: str) -> None:
         if self.state is not _MAIL and self.state is not _RCPT:
-            self._say(replies.HELO_FIRST if self.state is _START else replies.MAIL_FIRST)
+            out_of_order = {_START: replies.HELO_FIRST, _READY: replies.MAIL_FIRST}
+            self._say(out_of_order.get(self.state, replies.BDAT_BEGUN))
             return
         try:
             recipient, words = parse_path(path)
@@ -304,20 +335,6 @@ class Conversation:
             self._forget()
             self._courtesy("RSET", "", replies.RESET_OK)
 
-    def _noop(self, rest: str) -> None:
-        if not self._is_junk():
-            self._courtesy("NOOP", rest, replies.RESET_OK)
-
-    def _vrfy(self, rest: str) -> None:
-        if not rest.strip(" "):
-            self._say(replies.VRFY_SYNTAX)
-        elif not self._is_junk():
-            self._courtesy("VRFY", rest, replies.CANNOT_VERIFY)
-
-    def _help(self, _rest: str) -> None:
-        if not self._is_junk():
-            self._say(replies.HELP)
-
     def _quit(self, rest: str) -> None:
         if rest.strip(" "):
             self._say(replies.NO_PARAMETERS)
@@ -338,7 +355,7 @@ class Conversation:
         self._say(Reply(501, status, (f"{what}: {error}",)))
 
     def _forget(self) -> None:
-        if self.state is _MAIL or self.state is _RCPT:
+        if self.state is _MAIL or self.state is _RCPT or self.state is _CHUNKS:
             self.state = _READY
             self._handler.reset()
 
@@ -353,11 +370,9 @@ class Conversation:
     VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {
         "EHLO": _ehlo,
         "HELO": _helo,
+        "LHLO": _lhlo,
         "MAIL": _mail,
         "RCPT": _rcpt,
         "RSET": _rset,
-        "NOOP": _noop,
-        "VRFY": _vrfy,
-        "HELP": _help,
         "QUIT": _quit,
     }

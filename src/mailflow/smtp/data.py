@@ -1,8 +1,9 @@
-r"""The bytes behind DATA: finds the end, undoes dot-stuffing, checks line ends, line lengths and the size.
+r"""A message's bytes as they come: finds the end of DATA and undoes dot-stuffing; checks line ends, line lengths and the size.
 
 `WholeMessages` is tried with the first bytes; when it does not take them, a `DataScanner` is fed with them and with
 whatever the network gives then, in pieces of any size. `feed` gives back a piece of the message, and where the message
-ended. Every piece is taken as a whole: one search for CR LF dot, one pass over the line ends, and jumps of a line
+ended. `ChunkScanner` is for what comes with BDAT, where the end is known otherwise and dots mean nothing; it gives the
+same message and the same refusals, as all of it will leave again by DATA one day. `BinaryScanner` lets any byte pass. Every piece is taken as a whole: one search for CR LF dot, one pass over the line ends, and jumps of a line
 limit's width; nothing is done line by line.
 
 Invariants: only CR LF . CR LF ends the message (RFC 5321 §4.1.1.4), whatever else is in it. The same pieces joined
@@ -57,14 +58,12 @@ class WholeMessages:
         return None if _has_bare(message, self._newlines) else message
 
 
-class DataScanner:
-    """Scans one message."""
+class _Scanner:
+    """What scanners of text share: what is checked, and what is remembered of a line that is torn apart."""
 
     __slots__ = (
         "_column",
-        "_fresh",
         "_newlines",
-        "_skip",
         "_tail",
         "line_limit",
         "normalise",
@@ -82,14 +81,60 @@ class DataScanner:
         self.size = 0
         """Bytes of the message seen so far."""
         self.trouble: Reply | None = None
-        self._fresh = True
+        """The reply that the message will get instead of being accepted."""
         self._tail = b""
-        self._skip = 0
         self._column = 0
         """Bytes given out since the last line end."""
 
     def __repr__(self) -> str:
-        return f"<DataScanner size={self.size} tail={self._tail!r} trouble={self.trouble and self.trouble.text!r}>"
+        trouble = self.trouble and self.trouble.text
+        return f"<{type(self).__name__} size={self.size} tail={self._tail!r} trouble={trouble!r}>"
+
+    def _mend(self, piece: bytes) -> bytes:
+        """The piece with a CR or LF that stands alone made a CR LF, or as it is, and refused."""
+        if self.normalise:
+            return _BARE.sub(b"\r\n", piece)
+        self._refuse(BARE_NEWLINE)
+        return piece
+
+    def _measure(self, piece: bytes) -> bytes:
+        """Checks size and line lengths of what is about to be given out."""
+        self.size += len(piece)
+        if self.size > self.size_limit:
+            self._refuse(TOO_BIG)
+        if self._column + len(piece) > self.line_limit and not self._lines_fit(piece):
+            self._refuse(LONG_LINE)
+        newline = piece.rfind(b"\n")
+        self._column = len(piece) - newline - 1 if newline >= 0 else self._column + len(piece)
+        return b"" if self.trouble else piece
+
+    def _refuse(self, reply: Reply) -> None:
+        # The gravest wins, not the first found: which one is found first depends on how the bytes were split.
+        if self.trouble is None or _GRAVEST_FIRST.index(reply) < _GRAVEST_FIRST.index(self.trouble):
+            self.trouble = reply
+
+    def _lines_fit(self, piece: bytes) -> bool:
+        """Whether no line is too long; from each line end it jumps a limit's width ahead and looks back for the next."""
+        width = self.line_limit + 2
+        start = -self._column
+        while len(piece) - start >= width:
+            newline = piece.rfind(b"\n", max(start, 0), start + width)
+            if newline < 0:
+                return False
+            start = newline + 1
+        return True
+
+
+class DataScanner(_Scanner):
+    """Scans one message that comes with DATA."""
+
+    __slots__ = ("_fresh", "_skip")
+
+    def __init__(self, size_limit: int, line_limit: int, *, normalise: bool = False) -> None:
+        """Limits in bytes, the line's without its CR LF."""
+        super().__init__(size_limit, line_limit, normalise=normalise)
+        self._fresh = True
+        self._skip = 0
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Takes the next bytes, not empty. Gives (piece of the message, index in `data` behind the final dot's CR LF, or -1)."""
@@ -117,40 +162,71 @@ class DataScanner:
     def _accept(self, piece: bytes, *, stuffed: bool) -> bytes:
         """The piece as the message has it; b"" once there is trouble. All is checked to the end, trouble or not."""
         if _has_bare(piece, self._newlines):
-            if self.normalise:
-                piece = _BARE.sub(b"\r\n", piece)
-                stuffed = True
-            else:
-                self._refuse(BARE_NEWLINE)
+            piece = self._mend(piece)
+            stuffed = True
         if stuffed:
             piece = piece.replace(b"\r\n.", b"\r\n")  # RFC 5321 §4.5.2
         if self._skip:
             piece = piece[self._skip :]
             self._skip = 0
-        self.size += len(piece)
+        return self._measure(piece)
+
+
+class ChunkScanner(_Scanner):
+    """Scans one message that comes with BDAT (RFC 3030)."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, size_limit: int, line_limit: int, *, normalise: bool = False) -> None:
+        """Limits in bytes, the line's without its CR LF."""
+        super().__init__(size_limit, line_limit, normalise=normalise)
+        self.pieces = 0
+        """Chunks begun; kept by the caller."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes the next bytes, not empty; gives a piece of the message."""
+        data = self._tail + data
+        if data.endswith(b"\r"):
+            self._tail, data = b"\r", data[:-1]
+        else:
+            self._tail = b""
+        return self._accept(data) if data else b""
+
+    def end(self) -> bytes:
+        """The message is complete; gives its last piece."""
+        data, self._tail = self._tail, b""
+        return self._accept(data) if data else b""
+
+    def _accept(self, piece: bytes) -> bytes:
+        return self._measure(self._mend(piece) if _has_bare(piece, self._newlines) else piece)
+
+
+class BinaryScanner:
+    """The same for BODY=BINARYMIME: only the size is checked (RFC 3030 §3)."""
+
+    __slots__ = ("pieces", "size", "size_limit", "trouble")
+
+    def __init__(self, size_limit: int) -> None:
+        """The limit in bytes."""
+        self.size_limit = size_limit
+        self.size = 0
+        self.pieces = 0
+        """Chunks begun; kept by the caller."""
+        self.trouble: Reply | None = None
+
+    def __repr__(self) -> str:
+        return f"<BinaryScanner size={self.size}>"
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes the next bytes; gives them back, b"" once the message is too big."""
+        self.size += len(data)
         if self.size > self.size_limit:
-            self._refuse(TOO_BIG)
-        if self._column + len(piece) > self.line_limit and not self._lines_fit(piece):
-            self._refuse(LONG_LINE)
-        newline = piece.rfind(b"\n")
-        self._column = len(piece) - newline - 1 if newline >= 0 else self._column + len(piece)
-        return b"" if self.trouble else piece
+            self.trouble = TOO_BIG
+        return b"" if self.trouble else data
 
-    def _refuse(self, reply: Reply) -> None:
-        # The gravest wins, not the first found: which one is found first depends on how the bytes were split.
-        if self.trouble is None or _GRAVEST_FIRST.index(reply) < _GRAVEST_FIRST.index(self.trouble):
-            self.trouble = reply
-
-    def _lines_fit(self, piece: bytes) -> bool:
-        """Whether no line is too long; from each line end it jumps a limit's width ahead and looks back for the next."""
-        width = self.line_limit + 2
-        start = -self._column
-        while len(piece) - start >= width:
-            newline = piece.rfind(b"\n", max(start, 0), start + width)
-            if newline < 0:
-                return False
-            start = newline + 1
-        return True
+    def end(self) -> bytes:
+        """The message is complete."""
+        return b""
 
 
 def _has_bare(text: bytes, newlines: io.IncrementalNewlineDecoder) -> bool:

@@ -7,11 +7,15 @@ order of commands, the syntax and the limits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.reply import Reply
+
+if TYPE_CHECKING:
+    from mailflow.smtp.profile import Profile  # which needs `State`
 
 
 class State(Enum):
@@ -26,7 +30,9 @@ class State(Enum):
     RCPT = "rcpt"
     """A sender and at least one recipient."""
     DATA = "data"
-    """Message bytes are coming."""
+    """Message bytes are coming, up to the final dot."""
+    CHUNKS = "chunks"
+    """A message has begun to come by BDAT; commands come between its chunks."""
 
 
 class Offence(Enum):
@@ -79,6 +85,34 @@ class Handler(Protocol):
         """The exchange is over before its end: cancelled, malformed, or the line too long. The core has the reply."""
         ...
 
+    def offers(self) -> Sequence[str]:
+        """Further lines of the EHLO reply, for this client; asked where the profile says so."""
+        ...
+
+    def profile(self, now: Profile) -> Profile:
+        """The profile for the client as it is known now, after XCLIENT; `now` is the session's so far."""
+        ...
+
+    def may_speak_for_others(self, verb: str) -> bool:
+        """Whether this client may say XCLIENT or XFORWARD."""
+        ...
+
+    def xclient(self, attributes: Mapping[str, str | None]) -> Answer:
+        """The session is another client's, see verbs_proxy.py. After code 220 it begins anew, with `connect`."""
+        ...
+
+    def xforward(self, attributes: Mapping[str, str | None]) -> Answer:
+        """The messages to come are another client's."""
+        ...
+
+    def vrfy(self, address: str) -> Answer:
+        """What RCPT would say to this address: 250 or 251 with the address, or a refusal."""
+        ...
+
+    def etrn(self, node: str) -> Answer:
+        """Send what waits for this node (RFC 1985): a domain, "@domain" with all below it, or "#queue"."""
+        ...
+
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins; "" is the null sender. Code 250 accepts."""
         ...
@@ -96,7 +130,11 @@ class Handler(Protocol):
         ...
 
     def end(self) -> Answer:
-        """The message is complete. The transaction is over once this is answered."""
+        """The message is complete. The transaction is over once this is answered; after a refusal `reset` is called."""
+        ...
+
+    def copies(self) -> int:
+        """How many recipients the transaction has, or had: with LMTP the end of the message gets a reply for each."""
         ...
 
     def said(self, verb: str, text: str, usual: Reply) -> Answer:

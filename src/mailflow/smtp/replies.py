@@ -19,7 +19,6 @@ START_DATA = reply(354, "", "End data with <CR><LF>.<CR><LF>")
 BYE = reply(221, "2.0.0", "Bye")
 # RFC 5321 §3.5.3: neither confirmed nor denied.
 CANNOT_VERIFY = reply(252, "2.1.5", "Cannot VRFY user, but will accept message and attempt delivery")
-HELP = reply(214, "2.0.0", "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT", "See RFC 5321")
 
 START_TLS = reply(220, "2.0.0", "Ready to start TLS")
 TLS_UNAVAILABLE = reply(454, "4.7.0", "TLS not available due to temporary reason")  # RFC 3207 §4
@@ -52,10 +51,23 @@ NESTED_MAIL = reply(503, "5.5.1", "Nested MAIL command")
 MAIL_FIRST = reply(503, "5.5.1", "Need MAIL command")
 RCPT_FIRST = reply(554, "5.5.1", "No valid recipients")
 OUT_OF_ORDER = (HELO_FIRST, MAIL_FIRST, RCPT_FIRST)
+RCPT_FIRST_LMTP = reply(503, "5.5.1", "No valid recipients")  # RFC 2033 §4.2
+CHUNK_OK = reply(250, "2.0.0", "Ok, go on")
+BDAT_BEGUN = reply(503, "5.5.1", "Message has begun with BDAT")
+BDAT_ONLY = reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")  # RFC 3030 §3
+BDAT_SYNTAX = reply(521, "5.5.4", "Syntax: BDAT size [LAST]")
+SMALL_CHUNKS = reply(552, "5.5.0", "Too many small chunks")
 TOO_MUCH_JUNK = reply(450, "4.7.0", "Too many commands without a message")
 # RFC 6531 §3.5
 SENDER_NOT_ASCII = reply(553, "5.6.7", "Sender address is not ASCII and SMTPUTF8 was not requested")
 RECIPIENT_NOT_ASCII = reply(553, "5.6.7", "Recipient address is not ASCII and SMTPUTF8 was not requested")
+
+ETRN_SYNTAX = reply(501, "5.5.4", "Syntax: ETRN domain")
+NOT_FOR_YOU = reply(550, "5.7.0", "Not authorized")
+BAD_ATTRIBUTE = reply(501, "5.5.4", "Bad attribute or value")
+HOLD_DENIED = reply(550, "5.7.1", "Future release is for clients of our own")  # RFC 4865 §5
+HOLD_TOO_LONG = reply(501, "5.5.4", "Release time is beyond the announced limit")
+HOLD_TWICE = reply(501, "5.5.4", "HOLDFOR and HOLDUNTIL exclude each other")
 
 POLICY_FAILED = reply(451, "4.3.0", "Policy check failed, try again later")
 POLICY_TIMED_OUT = reply(451, "4.7.1", "Policy check took too long, try again later")
@@ -69,11 +81,7 @@ SHUTTING_DOWN = reply(421, "4.3.2", "Shutting down")
 INTERNAL_ERROR = reply(421, "4.3.0", "Internal error")
 WRONG_PROTOCOL = reply(421, "4.7.0", "This is an SMTP server")
 
-NOT_OFFERED = {
-    # Known to the standards (RFC 5321 §4.2.4); an extension that comes has a method in the core instead.
-    "BDAT": NOT_IMPLEMENTED,
-    "ETRN": NOT_IMPLEMENTED,
-    "EXPN": NOT_IMPLEMENTED,
+FOREIGN = {
     # A browser was made to speak to us; its next lines would be taken for commands.
     "GET": WRONG_PROTOCOL,
     "POST": WRONG_PROTOCOL,
@@ -88,6 +96,14 @@ def wire(answer: Reply) -> bytes:
     if len(lines) == 1 and status:  # by far the most
         return f"{code} {status} {lines[0]}\r\n".encode(errors="surrogateescape")
     return answer.encode()
+
+
+def softened(answer: Reply) -> Reply:
+    """A permanent refusal for a protocol error (X.5.X, RFC 3463 §3.6) as a temporary one of the same kind (wish 35)."""
+    if answer.code < 500 or not answer.status.startswith("5.5."):
+        return answer
+    code = answer.code - 100 if answer.code >= 550 else 450  # there are no 400 to 420 for syntax and order
+    return Reply(code, "4" + answer.status[1:], answer.lines)
 
 
 def challenge(data: bytes) -> Reply:

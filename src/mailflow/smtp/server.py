@@ -26,15 +26,20 @@ from mailflow.smtp.conversation import Conversation
 from mailflow.smtp.handler import Offence, State
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.verbs_content import RECEIVE, ContentVerbs
+from mailflow.smtp.verbs_proxy import ProxyVerbs
+from mailflow.smtp.verbs_queries import QueryVerbs
 from mailflow.smtp.verbs_security import SecurityVerbs
 
-BEFORE_TLS = frozenset(("EHLO", "HELO", "STARTTLS", "NOOP", "QUIT"))
-"""RFC 3207 §4: where TLS is required, anything else is refused before it."""
+BEFORE_TLS = frozenset(("EHLO", "HELO", "LHLO", "STARTTLS", "NOOP", "BDAT", "QUIT"))
+"""RFC 3207 §4: where TLS is required, anything else is refused before it. (BDAT refuses itself, as it has bytes to
+swallow.)"""
 
 # A global is found faster than an enum's member, and every command asks.
-_START, _READY, _MAIL, _RCPT, _DATA = State
+_START, _READY, _MAIL, _RCPT, _DATA, _CHUNKS = State
 
-_GROUP_ENDS = frozenset((b"EHLO", b"HELO", b"DATA", b"NOOP", b"QUIT", b"VRFY", b"EXPN", b"TURN", b"STAR", b"AUTH"))
+_GROUP_ENDS = frozenset(
+    (b"EHLO", b"HELO", b"LHLO", b"DATA", b"NOOP", b"QUIT", b"VRFY", b"EXPN", b"TURN", b"STAR", b"AUTH")
+)
 """The first four letters of the commands whose reply must be waited for (RFC 2920 §3.1, RFC 3207 §4, RFC 4954 §4)."""
 # Our own verbs, read from outside of their classes.
 _OPENED = Conversation._opened  # noqa: SLF001
@@ -49,7 +54,7 @@ _SHOWN_BYTES = 256
 """How much of strange input is shown to the handler."""
 
 
-class ServerCore(SecurityVerbs, ContentVerbs):
+class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
     """One session."""
 
     __slots__ = ()
@@ -119,17 +124,16 @@ class ServerCore(SecurityVerbs, ContentVerbs):
     # From bytes to commands
 
     def _run(self, data: bytes) -> None:
-        if self.state is _START and self._is_strange(data):
+        if self.state is _START and self._taker is None and self._is_strange(data):
             return
         size = len(data)
         start = 0
         while start < size:
             taker = self._taker
             if taker is not None:
-                end = taker(self, data[start:] if start else data)
-                if end < 0:
+                start = taker(self, data, start)
+                if start < 0:
                     return
-                start += end
             else:
                 end = data.find(b"\r\n", start)
                 if end < 0:
@@ -191,7 +195,7 @@ class ServerCore(SecurityVerbs, ContentVerbs):
             if usual := usual_path(USUAL_MAIL, line):
                 self._sender(usual[0], usual[1])
                 return
-        elif state is not _START:
+        elif state is _RCPT or state is _MAIL:
             if line == b"DATA":
                 self._data("")
                 return
@@ -217,7 +221,7 @@ class ServerCore(SecurityVerbs, ContentVerbs):
         if self._profile.tls_first and verb not in BEFORE_TLS:
             self._say(replies.STARTTLS_FIRST)
         elif method is None:
-            self._say(replies.NOT_OFFERED.get(verb, replies.UNKNOWN_COMMAND))
+            self._say(replies.FOREIGN.get(verb, replies.UNKNOWN_COMMAND))
         else:
             method(self, rest)
 
@@ -225,4 +229,6 @@ class ServerCore(SecurityVerbs, ContentVerbs):
         **Conversation.VERBS,
         **SecurityVerbs.VERBS,
         **ContentVerbs.VERBS,
+        **QueryVerbs.VERBS,
+        **ProxyVerbs.VERBS,
     }

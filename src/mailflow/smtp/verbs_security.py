@@ -45,8 +45,8 @@ class SecurityVerbs(Conversation):
             self.upgrading = True
             self._taker = SecurityVerbs._drop
 
-    def _drop(self, data: bytes) -> int:
-        self.dropped += len(data)
+    def _drop(self, data: bytes, start: int) -> int:
+        self.dropped += len(data) - start
         return -1
 
     def secured(self) -> None:
@@ -96,10 +96,10 @@ class SecurityVerbs(Conversation):
         self.authenticated = answer.code == 235
         self._say(answer)
 
-    def _auth_line(self, data: bytes) -> int:
+    def _auth_line(self, data: bytes, start: int) -> int:
         """The client's response, when its whole line is there."""
-        end = data.find(b"\r\n")
-        length = len(data) - data.endswith(b"\r") if end < 0 else end
+        end = data.find(b"\r\n", start)
+        length = (len(data) - data.endswith(b"\r") if end < 0 else end) - start
         if self._skipping or length > AUTH_LINE_OCTETS - 2:
             self._skipping = True
             self.input = b"\r" if data.endswith(b"\r") else b""
@@ -108,11 +108,11 @@ class SecurityVerbs(Conversation):
             self._skipping, self.input = False, b""
             self._give_up_auth(replies.AUTH_LINE_TOO_LONG)
         elif end < 0:
-            self.input = data
+            self.input = data[start:]
             return -1
-        elif data.startswith(b"*") and end == 1:
+        elif data[start:end] == b"*":
             self._give_up_auth(replies.AUTH_CANCELLED)
-        elif (response := decode_base64(data[:end])) is None:
+        elif (response := decode_base64(data[start:end])) is None:
             self._give_up_auth(replies.NOT_BASE64)
         else:
             self._hear(self._handler.auth_response(response), SecurityVerbs._auth_answered)
