@@ -7,6 +7,7 @@ embedding program's hooks. A guard that the settings do not ask for is not made,
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mailflow.hooks.program import NO_PROGRAMS, Programs
@@ -24,6 +25,7 @@ from mailflow.ingress.verdict import Guard, Watcher
 from mailflow.net.dns import Resolver as DnsResolver
 from mailflow.setting import Endpoint
 from mailflow.settings import Settings
+from mailflow.tables import Table
 from mailflow.tables.opening import Tables
 
 POLICY_LOOKUPS = 1000
@@ -93,7 +95,8 @@ class Guards:
             self._last += self._part.guards
         settings = self.settings
         tables = await asyncio.to_thread(Tables, settings.table)
-        self.policy = Policy(self._parts(tables), self.checks.check, settings.origin)
+        parts = policy_parts(settings, self._recipients, self._dns, tables)
+        self.policy = Policy(parts, self.checks.check, settings.origin)
         wanted = settings.policy.client_names
         if wanted != "none" or self.policy.needs_names():
             self._names = ClientNames(self._names_dns, wanted, settings.policy.client_name_wait)
@@ -119,7 +122,7 @@ class Guards:
 
     def panel(self, listener: ListenerSettings) -> Panel:
         """The questions for the sessions of a listener."""
-        rules = listener.policy or (SUBMISSION if listener.protocol in ("submission", "submissions") else "")
+        rules = rules_for(listener)
         return Panel(
             [*self._guards, *self.policy.guards(rules), *self._last],
             self._watchers,
@@ -130,11 +133,17 @@ class Guards:
             names=self._names,
         )
 
-    def _parts(self, tables: Tables) -> Parts:
-        settings = self.settings
-        binds = [listener.bind.host for listener in settings.listener if isinstance(listener.bind, Endpoint)]
-        own = [settings.hostname, *binds]
-        return parts_of(settings.policy, settings.relay.networks, own, self._recipients, self._dns, tables)
-
     def _warn(self, words: str) -> None:
         self._log.event("warning", level=30, reason=words)
+
+
+def rules_for(listener: ListenerSettings) -> str:
+    """The set of rules of a listener; "" is the main one."""
+    return listener.policy or (SUBMISSION if listener.protocol in ("submission", "submissions") else "")
+
+
+def policy_parts(settings: Settings, recipients: Recipients, dns: DnsResolver, tables: Mapping[str, Table]) -> Parts:
+    """What the rules' checks are made from."""
+    binds = [listener.bind.host for listener in settings.listener if isinstance(listener.bind, Endpoint)]
+    own = [settings.hostname, *binds]
+    return parts_of(settings.policy, settings.relay.networks, own, recipients, dns, tables)

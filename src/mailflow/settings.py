@@ -177,7 +177,7 @@ class Settings(Root):
         for key, message, accepted in self.auth.mistakes():
             yield Mistake(("auth", *key.split(".")), message, accepted)
         yield from self._path_mistakes()
-        for path, message, accepted in policy_mistakes(self.policy, self.table):
+        for path, message, accepted in policy_mistakes(self.policy, self.table, self._missing_for_check):
             yield Mistake(path, message, accepted)
         yield from self._table_mistakes()
         for i, listener in enumerate(self.listener):
@@ -247,6 +247,23 @@ class Settings(Root):
         if local.postmaster and local.postmaster not in local.users:
             accepted = "one of " + ", ".join(f'"{u}"' for u in local.users[:5]) if local.users else ""
             yield Mistake(("local", "postmaster"), f'"{local.postmaster}" is not in local.users', accepted)
+
+    def _missing_for_check(self, check: str, argument: str) -> tuple[str, str] | None:
+        """What a check of the policy's rules needs and the configuration has not: the words, and what would be accepted."""
+        if check in ("reject_dnsbl", "permit_dnswl") and not self.dnsbl.list:
+            return f"{check} has no lists to ask", "[[dnsbl.list]] with a zone"
+        if check == "greylist" and self.greylist.use == "never":
+            return "greylisting is not in use", '[greylist] use = "by_rule"'
+        parts = {
+            "check_policy_service": ("policy_service", [each.name or each.address for each in self.policy_service]),
+            "hook": ("policy_hook", [each.name or each.call for each in self.policy_hook]),
+        }
+        if check in parts:
+            section, names = parts[check]
+            if (argument not in names) if argument else len(names) != 1:
+                known = ", ".join(f'"{check} {name}"' for name in names)
+                return f'there is no [[{section}]] "{argument}"' if argument else f"{check} does not say which", known
+        return None
 
     def _table_mistakes(self) -> Iterator[Mistake]:
         for name, table in self.table.items():

@@ -30,6 +30,7 @@ _COMMANDS = {
     "send": "Send a message from standard input.",
     "resolve": "Show where mail for an address goes, and why.",
     "user": "Add, change and list logins of the password file.",
+    "policy": "Show the rules for incoming mail, and what they would do.",
     "config": "Check and show the configuration.",
     "version": "Print the version.",
 }

@@ -26,7 +26,7 @@ from mailflow.ingress.policy.settings import (
     parse_reply,
 )
 from mailflow.ingress.ports import Recipients
-from mailflow.ingress.verdict import Action, Finding, Guard, Situation, Stage, Verdict
+from mailflow.ingress.verdict import Action, Finding, Situation, Stage, Verdict
 from mailflow.net.dns import Resolver
 from mailflow.setting import Network
 from mailflow.smtp.reply import Reply
@@ -54,7 +54,7 @@ class Policy:
         login = Rule("reject_unauthenticated", "", (), reject_unauthenticated(parts, ""))
         submission["mail"] = RuleList("mail", [login, *submission["mail"].rules])
 
-    def guards(self, name: str = "") -> list[Guard]:
+    def guards(self, name: str = "") -> list[RuleGuard]:
         """The guards of the listeners with this set of lists, in the order of asking; none for empty lists."""
         return [RuleGuard(rules, self.asked_at(rules.name, name)) for rules in self.sets[name].values() if rules.rules]
 

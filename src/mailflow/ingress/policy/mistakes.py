@@ -6,16 +6,19 @@ Most of all: no rule makes an open relay.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from mailflow.ingress.policy.catalog import ALIASES, CATALOG, kind_of
 from mailflow.ingress.policy.settings import EARLY, LISTS, TABLE, PolicySettings, RuleSettings
 from mailflow.ingress.verdict import Stage
 from mailflow.setting import parse_network
 
+Missing = Callable[[str, str], tuple[str, str] | None]
+"""Tells of a check that comes with parts of its own, and its argument, what is missing and what would be accepted."""
+
 
 def mistakes(
-    settings: PolicySettings, tables: Mapping[str, object]
+    settings: PolicySettings, tables: Mapping[str, object], missing: Missing
 ) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
     """What no rule can mean: the path of the value, what is wrong, and what would be accepted."""
     for place, lists in [((), settings), *((("set", name), each) for name, each in settings.set.items())]:
@@ -23,19 +26,21 @@ def mistakes(
         for name, stage in LISTS.items():
             asked = Stage.RCPT if delayed and name in EARLY else stage
             for i, rule in enumerate(getattr(lists, name)):
-                for key, message, accepted in _rule_mistakes(rule, asked, tables):
+                for key, message, accepted in _rule_mistakes(rule, asked, tables, missing):
                     yield ("policy", *place, name, i, key), message, accepted
 
 
 _ORDER = list(Stage)
 
 
-def _rule_mistakes(rule: RuleSettings, asked: Stage, tables: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+def _rule_mistakes(
+    rule: RuleSettings, asked: Stage, tables: Mapping[str, object], missing: Missing
+) -> Iterator[tuple[str, str, str]]:
     if bool(rule.check) == bool(rule.action):
         message = "a rule has an action or a check" + (", not both" if rule.check else "; this one has none")
         yield "check" if rule.check else "action", message, 'such as action = "reject" or check = "greylist"'
     if rule.check:
-        yield from _check_mistakes(rule, asked, tables)
+        yield from _check_mistakes(rule, asked, tables, missing)
     needs = [("sender", Stage.MAIL), ("recipient", Stage.RCPT), ("helo", Stage.HELO)]
     for key, stage in needs:
         if getattr(rule, key) is not None and _ORDER.index(asked) < _ORDER.index(stage):
@@ -49,7 +54,9 @@ def _rule_mistakes(rule: RuleSettings, asked: Stage, tables: Mapping[str, object
         yield from _open_relay(rule, asked)
 
 
-def _check_mistakes(rule: RuleSettings, asked: Stage, tables: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+def _check_mistakes(
+    rule: RuleSettings, asked: Stage, tables: Mapping[str, object], missing: Missing
+) -> Iterator[tuple[str, str, str]]:
     name, _, argument = rule.check.partition(" ")
     argument = argument.strip()
     kind = kind_of(name)
@@ -64,6 +71,10 @@ def _check_mistakes(rule: RuleSettings, asked: Stage, tables: Mapping[str, objec
         yield "check", f"{name} takes {'a ' + kind.argument if kind.argument else 'no argument'}", need
     elif kind.argument == "table" and argument not in tables:
         yield "check", f"there is no [table.{argument}]", _known(tables)
+    else:
+        lacking = missing(name, argument)
+        if lacking is not None:
+            yield "check", *lacking
     if _ORDER.index(asked) < _ORDER.index(kind.stage):
         message = f"{name} has nothing to look at when this list is asked"
         yield "check", message, f'policy.delay = true, or the list "{_list_of(kind.stage)}" or a later one'

@@ -120,18 +120,18 @@ class RuleList:
 class RuleGuard:
     """A list as a guard: asked at its stage, or later when the policy delays it."""
 
-    __slots__ = ("_list", "stages")
+    __slots__ = ("rules", "stages")
 
     def __init__(self, rules: RuleList, stage: Stage) -> None:
-        self._list = rules
+        self.rules = rules
         self.stages: Collection[Stage] = (stage,)
 
     def __repr__(self) -> str:
-        return f"<RuleGuard {self._list}>"
+        return f"<RuleGuard {self.rules}>"
 
     def at(self, stage: Stage) -> Ask:  # noqa: ARG002 - it has one
         """The list's question."""
-        return self._list.ask
+        return self.rules.ask
 
 
 def _join(kept: Finding, found: Verdict) -> Verdict:
