@@ -11,7 +11,7 @@ import pytest
 
 SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 PACKAGES = {"smtp-source": "postfix", "smtp-sink": "postfix", "swaks": "swaks", "strace": "strace"} | {
-    name: name for name in ("msmtp", "gsasl")
+    name: name for name in ("msmtp", "gsasl", "nmap")
 }
 
 
