@@ -286,7 +286,7 @@ async def test_a_client_with_a_listed_name_is_refused_for_each_recipient(tmp_pat
         await client.say(b"MAIL FROM:<joe@there.test>")
         for name in (b"alice", b"bob"):
             refused = await client.say(b"RCPT TO:<" + name + b"@example.test>")
-            assert refused == "554 5.7.1 Helo domain mail.bad.test is listed by helo.example"
+            assert refused == "554 5.7.1 HELO name mail.bad.test is listed by helo.example"
         await client.say(b"EHLO good.test")
         await client.say(b"MAIL FROM:<joe@there.test>")
         assert (await client.say(b"RCPT TO:<alice@example.test>"))[:3] == "250"

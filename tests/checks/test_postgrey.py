@@ -53,7 +53,7 @@ async def test_postgrey_delays_and_then_prepends_its_header(tmp_path: Path):
     finally:
         await service.close()
         postgrey.kill()
-        await postgrey.wait()
+        await postgrey.communicate()
 
 
 async def greylisted(service: PolicyService, instance: int):

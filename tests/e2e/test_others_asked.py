@@ -39,7 +39,7 @@ def test_a_listed_name_is_refused_and_a_list_of_everybody_is_left_out(serve: Ser
         [line] = server.wait_log("warning")
         assert line["reason"].startswith("world.example lists what no list may hold")
         assert rcpt(server, "mail.good.test") == "250 2.1.5 Ok"
-        refused = "554 5.7.1 Helo domain mail.bad.test is listed by helo.example: sends what nobody wants"
+        refused = "554 5.7.1 HELO name mail.bad.test is listed by helo.example: sends what nobody wants"
         assert rcpt(server, "mail.bad.test") == refused
         [line] = server.wait_log("reject")
         assert (line["rule"], line["why"]) == ("reject_dnsbl", "score 1 (helo.example +1)")

@@ -164,10 +164,9 @@ class Dnsbl:
         if situation.trusted or not self.lists or self._is_exempt(situation.peer.address):
             return []
         now = self._now()
-        of = {kind: _subject(kind, situation) for kind in ("client", "helo", "sender")}
         found = {}
         for zone, kind, _, _ in self.lists:
-            subject, label = of[kind]
+            subject, label = _subject(kind, situation)
             name = f"{label}.{zone.name}"
             if label and zone.usable(now) and len(name) <= 253:
                 found[name, kind] = Question(name, zone, kind, subject)
@@ -188,12 +187,9 @@ class Dnsbl:
         return self._add_up(questions, answers)
 
     def _answer_of(self, task: asyncio.Task[tuple[str, ...]], zone: Zone) -> tuple[str, ...]:
-        if task.done() and isinstance(error := task.exception(), (DnsError, type(None))):
-            if error is None:
-                zone.failures = 0
-                return task.result()
-        elif task.done():
-            task.result()  # a mistake of ours is not the list's
+        if task.done() and not isinstance(task.exception(), DnsError):
+            zone.failures = 0
+            return task.result()  # raises what is a mistake of ours and not the list's
         zone.failures += 1
         if zone.failures >= FAILURES:
             zone.failures = 0
@@ -231,7 +227,8 @@ class Dnsbl:
         if not code:
             return None
         worst = max(score.listings, key=lambda listing: listing.weight)
-        return self._with_reason(code, score, worst) if settings.reasons else _refusal(code, score, worst, "")
+        texts = self._dns.known(worst.name, "TXT") if settings.reasons else ()
+        return self._with_reason(code, score, worst) if texts is None else _refusal(code, score, worst, texts)
 
     async def _with_reason(self, code: int, score: Score, worst: Listing) -> Verdict:
         try:
@@ -239,20 +236,23 @@ class Dnsbl:
                 texts = await self._dns.records(worst.name, "TXT")
         except (DnsError, TimeoutError):
             texts = ()
-        return _refusal(code, score, worst, clean(texts[0], REASON_LIMIT) if texts else "")
+        return _refusal(code, score, worst, texts)
 
 
-def _subject(kind: str, situation: Situation) -> tuple[str, str]:
+def _subject(kind: Kind, situation: Situation) -> tuple[str, str]:
     """What is looked up, as people know it and as DNS lists do; "" for what they cannot know."""
     if kind == "client":
         address = situation.peer.address
-        return f"client [{address}]", subjects.of_client(address)
-    name = situation.peer.helo if kind == "helo" else (situation.sender or "").rpartition("@")[2]
-    label = subjects.of_domain(name)
-    return f"{kind} domain {label}", label
+        return f"Client [{address}]", subjects.of_client(address)
+    if kind == "helo":
+        label = subjects.of_domain(situation.peer.helo)
+        return f"HELO name {label}", label
+    label = subjects.of_domain((situation.sender or "").rpartition("@")[2])
+    return f"Sender domain {label}", label
 
 
-def _refusal(code: int, score: Score, worst: Listing, reason: str) -> Verdict:
-    words = f"{clean(worst.subject, REASON_LIMIT)} is listed by {worst.zone}"
-    text = words[0].upper() + words[1:] + (f": {reason}" if reason else "")
-    return Verdict(Action.REFUSE, reply(code, f"{code // 100}.7.1", text), f"score {score}", "reject_dnsbl")
+def _refusal(code: int, score: Score, worst: Listing, texts: tuple[str, ...]) -> Verdict:
+    words = f"{worst.subject} is listed by {worst.zone}"
+    if texts:
+        words += f": {clean(texts[0], REASON_LIMIT)}"
+    return Verdict(Action.REFUSE, reply(code, f"{code // 100}.7.1", clean(words)), f"score {score}", "reject_dnsbl")
