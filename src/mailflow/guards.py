@@ -30,6 +30,8 @@ from mailflow.tables.opening import Tables
 
 POLICY_LOOKUPS = 1000
 """Questions of rules to name servers at one time. Deliveries and clients' names have look-ups of their own."""
+LIST_LOOKUPS = 1000
+"""Questions to lists in the DNS at one time: mute name servers of senders must not keep them from being asked."""
 
 if TYPE_CHECKING:
     from mailflow.hooks.part import Part
@@ -52,6 +54,7 @@ class Guards:
         self._log = log
         self._dns = DnsResolver(settings.dns, lookups=POLICY_LOOKUPS)
         self._names_dns = DnsResolver(settings.dns, lookups=LOOKUPS)
+        self._lists_dns = DnsResolver(settings.dns, lookups=LIST_LOOKUPS)
         self._names: ClientNames | None = None
         self._part: Part | None = None
         if programs.hooks is not None or programs.handler is not None:
@@ -63,7 +66,7 @@ class Guards:
             settings.greylist,
             settings.policy_service,
             settings.policy_hook,
-            dns=self._dns,
+            dns=self._lists_dns,
             log=log,
             spool=settings.spool,
         )
@@ -111,6 +114,7 @@ class Guards:
             await self._names.close()
         await self._names_dns.close()
         await self.checks.close()
+        await self._lists_dns.close()
         await self.auth.close()
         if self._part is not None:
             await self._part.close()

@@ -24,6 +24,7 @@ from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.hooks.settings import HooksSettings
 from mailflow.ingress.abuse.settings import AbuseSettings
 from mailflow.ingress.auth.settings import AuthSettings
+from mailflow.ingress.checks.mistakes import missing, taken
 from mailflow.ingress.checks.settings import (
     DnsblSettings,
     GreylistSettings,
@@ -31,7 +32,7 @@ from mailflow.ingress.checks.settings import (
     PolicyServiceSettings,
 )
 from mailflow.ingress.policy.mistakes import mistakes as policy_mistakes
-from mailflow.ingress.policy.settings import SUBMISSION, PolicySettings, complete_rules
+from mailflow.ingress.policy.settings import SUBMISSION, PolicySettings, complete_rules, every_rule
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
 from mailflow.net.settings import DnsSettings
 from mailflow.net.tls_settings import TlsSettings
@@ -194,13 +195,13 @@ class Settings(Root):
                     break
 
     def _check_mistakes(self) -> Iterator[Mistake]:
-        for key, names in (
-            ("policy_service", [service.name or service.address for service in self.policy_service]),
-            ("policy_hook", [hook.name or hook.call for hook in self.policy_hook]),
-        ):
-            for i, name in enumerate(names):
-                if name in names[:i]:
-                    yield Mistake((key, i), f'there is a {key} "{name}" already', "a `name` of its own")
+        sections = self.dnsbl, self.greylist, self.policy_service, self.policy_hook
+        for key, i, name in taken(self.policy_service, self.policy_hook):
+            yield Mistake((key, i), f'there is a {key} "{name}" already', "a `name` of its own")
+        for path, rule in every_rule(self.policy):
+            check, _, argument = rule.check.partition(" ")
+            if wrong := missing(check, argument.strip(), *sections):
+                yield Mistake((*path, "check"), *wrong)
 
     def _tls_mistakes(self) -> Iterator[Mistake]:
         tls = self.tls

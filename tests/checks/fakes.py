@@ -27,9 +27,13 @@ class FakeSituation:
         self.size = 0
         self.instance = "mark.1"
         self.events: list[tuple[str, dict[str, object]]] = []
+        self.naming: Any = None
         for name, value in fields.items():
             assert hasattr(self, name)
             setattr(self, name, value)
+
+    def named(self) -> Any:
+        return self.naming
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         self.events.append((name, fields))

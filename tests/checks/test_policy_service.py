@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -186,6 +187,19 @@ async def test_idle_connections_are_closed():
         await consult(it)
         await server.until(lambda: not server.open)
         assert it._sweep is None or it._idle == []
+
+
+@in_loop
+async def test_the_client_s_name_is_waited_for():
+    async with PolicyServer() as server, service(server) as it:
+        situation = FakeSituation()
+
+        async def look_up():
+            situation.peer = replace(situation.peer, name="mail.client.example")
+
+        situation.naming = look_up()
+        await consult(it, situation)
+        assert server.requests[0]["client_name"] == "mail.client.example"
 
 
 @in_loop

@@ -67,6 +67,30 @@ def test_greylisting_remembers_over_restarts(serve: Serve, killed: bool) -> None
     assert server.wait_log("reject", 2)[-1]["why"] == "first attempt"
 
 
+def test_rules_say_who_is_asked_and_how_it_counts(serve: Serve) -> None:
+    rules = [
+        {"check": "reject_dnsbl", "mode": "soft-fail", "name": "bad names"},
+        {"check": "greylist", "sender": ["new.test"]},
+        {"check": "check_policy_service", "sender": ["asked.test"], "reply": "Ask the postmaster"},
+    ]
+    # nobody is there, so its default is the answer
+    service = {"address": "unix:/nowhere/socket", "use": "by_rule", "default_action": "REJECT"}
+    with Names(ZONE) as names:
+        server = serve(
+            **STRANGERS,
+            policy={"rcpt": rules},
+            dnsbl={"list": [{"zone": "helo.example", "kind": "helo"}], "use": "by_rule", "reasons": False},
+            greylist={"use": "by_rule"},
+            policy_service=[service],
+            dns={"nameservers": [names.nameserver]},
+        )
+        assert rcpt(server) == "250 2.1.5 Ok"
+        assert rcpt(server, "mail.bad.test") == "450 4.7.1 HELO name mail.bad.test is listed by helo.example"
+        assert rcpt(server, sender="joe@new.test").startswith("450 4.7.1 Greylisted")
+        assert rcpt(server, sender="joe@asked.test") == "554 5.7.1 Ask the postmaster"
+        assert server.wait_log("reject")[0]["rule"].startswith("bad names (")
+
+
 def test_a_function_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
     server = Server(tmp_path, policy_hook=[{"call": "no_such_module:check"}]).launch()
     assert server.wait_exit() != 0

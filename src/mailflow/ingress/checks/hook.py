@@ -22,7 +22,7 @@ class PolicyHook:
 
     def __init__(self, settings: PolicyHookSettings) -> None:
         """Imports the function. Raises ValueError, in words for the operator, when there is no such function."""
-        self.name = settings.name or settings.call
+        self.name = settings.title
         self._seconds = settings.time_limit
         self._call = _find(settings.call)
 

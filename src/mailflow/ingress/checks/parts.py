@@ -22,6 +22,7 @@ from mailflow.ingress.checks.dnsbl_selftest import SelfTest
 from mailflow.ingress.checks.greylist_store import GreylistStore
 from mailflow.ingress.checks.greylisting import Greylisting
 from mailflow.ingress.checks.hook import PolicyHook
+from mailflow.ingress.checks.mistakes import missing
 from mailflow.ingress.checks.policy_service import PolicyService
 from mailflow.ingress.checks.settings import (
     DnsblSettings,
@@ -69,7 +70,7 @@ class Checks:
         spool: Path,
     ) -> None:
         """Raises ConfigError when a function cannot be imported."""
-        self._dnsbl_settings, self._greylist_settings = dnsbl, greylist
+        self._settings = dnsbl, greylist, services, hooks
         self._log, self._spool = log, spool
         self._dnsbl = Dnsbl(dnsbl, dns, time.monotonic, self._warn)
         self._test = SelfTest(self._dnsbl, dns, dnsbl.self_test, self._warn) if dnsbl.list and dnsbl.self_test else None
@@ -83,7 +84,7 @@ class Checks:
 
     async def start(self) -> None:
         """Opens greylisting's file and begins to test the lists. Raises ConfigError."""
-        settings = self._greylist_settings
+        settings = self._settings[1]
         if settings.use != "never":
             path = self._spool / GREYLIST_FILE
             try:
@@ -106,10 +107,11 @@ class Checks:
     @property
     def guards(self) -> list[Guard]:
         """The checks that are always asked."""
+        dnsbl, greylist, _, _ = self._settings
         found: list[Guard] = []
-        if self._dnsbl_settings.list and self._dnsbl_settings.use == "always":
+        if dnsbl.list and dnsbl.use == "always":
             found.append(CheckGuard("dnsbl", {Stage.RCPT}, lambda _stage: self._dnsbl.reject))
-        if self._greylisting is not None and self._greylist_settings.use == "always":
+        if self._greylisting is not None and greylist.use == "always":
             ask = self._greylisting.ask
             found.append(CheckGuard("greylist", {Stage.RCPT}, lambda _stage: ask))
         found += [
@@ -126,20 +128,20 @@ class Checks:
 
     def check(self, name: str, argument: str = "", stage: Stage = Stage.RCPT) -> Ask:
         """A check for a rule, asked at `stage`. Raises ValueError, in words for the operator, for what is not there."""
-        if name in ("reject_dnsbl", "permit_dnswl"):
-            if not self._dnsbl_settings.list:
-                raise ValueError(f"{name} needs lists to ask: [[dnsbl.list]]")
-            return self._dnsbl.reject if name == "reject_dnsbl" else self._permit_dnswl
-        if name == "greylist":
-            if self._greylisting is None:
-                raise ValueError('greylist needs [greylist] use = "by_rule"')
-            return self._greylisting.ask
-        if name == "check_policy_service":
-            return _permitting(
-                _named(argument, [service for _, service in self._services], "[[policy_service]]"), stage
-            )
-        if name == "hook":
-            return _named(argument, [hook for _, hook in self._hooks], "[[policy_hook]]").ask
+        wrong = missing(name, argument, *self._settings)
+        if wrong:
+            raise ValueError(f"{wrong[0]} (accepted: {wrong[1]})")
+        match name:
+            case "reject_dnsbl":
+                return self._dnsbl.reject
+            case "permit_dnswl":
+                return self._permit_dnswl
+            case "greylist" if self._greylisting is not None:
+                return self._greylisting.ask
+            case "check_policy_service":
+                return _permitting(_named(argument, self._services), stage)
+            case "hook":
+                return _named(argument, self._hooks).ask
         raise ValueError(f"there is no check {name}")
 
     def _permit_dnswl(self, situation: Situation) -> Finding | Awaitable[Finding]:
@@ -181,13 +183,9 @@ def _permitting(service: PolicyService, stage: Stage) -> Ask:
 T = TypeVar("T", PolicyService, PolicyHook)
 
 
-def _named(name: str, parts: Sequence[T], section: str) -> T:
+def _named(name: str, parts: Sequence[tuple[object, T]]) -> T:
     """The part with this name; without a name, the only one."""
-    found = [part for part in parts if part.name == name] if name else list(parts)
-    if len(found) != 1:
-        known = ", ".join(f'"{part.name}"' for part in parts)
-        raise ValueError(f'there is no {section} "{name}" (accepted: {known or "none is configured"})')
-    return found[0]
+    return next(part for _, part in parts if name in ("", part.name))
 
 
 def _hook(number: int, settings: PolicyHookSettings) -> PolicyHook:

@@ -89,7 +89,7 @@ class PolicyService:
     """The check `check_policy_service`. Used in one event loop."""
 
     def __init__(self, settings: PolicyServiceSettings) -> None:
-        self.name = settings.name or settings.address
+        self.name = settings.title
         self._settings = settings
         self._host, self._port = parse_service_address(settings.address)
         self._default = delegation.understand(settings.default_action, self.name)
@@ -102,7 +102,10 @@ class PolicyService:
         return f"<PolicyService {self.name} idle={len(self._idle)}>"
 
     async def consult(self, situation: Situation, stage: Stage) -> Answer:
-        """What the service wants done, or the default when it does not answer."""
+        """What the service wants done, or the default when it does not answer. The client's name is waited for."""
+        naming = situation.named()
+        if naming is not None:
+            await naming
         question = delegation.encode(attributes(situation, stage, self._settings.policy_context))
         try:
             async with asyncio.timeout(self._settings.time_limit), self._slots:

@@ -166,6 +166,11 @@ class PolicyServiceSettings(Section):
     policy_context: str = setting("", postfix="smtpd_policy_service_policy_context", max_length=200)
     """Told to the service, which may serve several purposes."""
 
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or self.address
+
 
 class PolicyHookSettings(Section):
     """A Python function that is asked, sync or async: `def check(situation) -> Verdict | None`."""
@@ -180,3 +185,8 @@ class PolicyHookSettings(Section):
     """When it is asked, for `use = "always"`."""
     time_limit: Duration = setting("10s", gt=0)
     """For one question; then, and when it raises, the client gets 451 4.3.0."""
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or self.call
