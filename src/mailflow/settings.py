@@ -32,7 +32,7 @@ from mailflow.ingress.checks.settings import (
     PolicyServiceSettings,
 )
 from mailflow.ingress.policy.mistakes import mistakes as policy_mistakes
-from mailflow.ingress.policy.settings import SUBMISSION, PolicySettings, complete_rules, every_rule
+from mailflow.ingress.policy.settings import SUBMISSION, PolicySettings, complete_rules
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
 from mailflow.net.settings import DnsSettings
 from mailflow.net.tls_settings import TlsSettings
@@ -195,13 +195,8 @@ class Settings(Root):
                     break
 
     def _check_mistakes(self) -> Iterator[Mistake]:
-        sections = self.dnsbl, self.greylist, self.policy_service, self.policy_hook
         for key, i, name in taken(self.policy_service, self.policy_hook):
             yield Mistake((key, i), f'there is a {key} "{name}" already', "a `name` of its own")
-        for path, rule in every_rule(self.policy):
-            check, _, argument = rule.check.partition(" ")
-            if wrong := missing(check, argument.strip(), *sections):
-                yield Mistake((*path, "check"), *wrong)
 
     def _tls_mistakes(self) -> Iterator[Mistake]:
         tls = self.tls
@@ -251,20 +246,7 @@ class Settings(Root):
 
     def _missing_for_check(self, check: str, argument: str) -> tuple[str, str] | None:
         """What a check of the policy's rules needs and the configuration has not: the words, and what would be accepted."""
-        if check in ("reject_dnsbl", "permit_dnswl") and not self.dnsbl.list:
-            return f"{check} has no lists to ask", "[[dnsbl.list]] with a zone"
-        if check == "greylist" and self.greylist.use == "never":
-            return "greylisting is not in use", '[greylist] use = "by_rule"'
-        parts = {
-            "check_policy_service": ("policy_service", [each.name or each.address for each in self.policy_service]),
-            "hook": ("policy_hook", [each.name or each.call for each in self.policy_hook]),
-        }
-        if check in parts:
-            section, names = parts[check]
-            if (argument not in names) if argument else len(names) != 1:
-                known = ", ".join(f'"{check} {name}"' for name in names)
-                return f'there is no [[{section}]] "{argument}"' if argument else f"{check} does not say which", known
-        return None
+        return missing(check, argument, self.dnsbl, self.greylist, self.policy_service, self.policy_hook)
 
     def _table_mistakes(self) -> Iterator[Mistake]:
         for name, table in self.table.items():

@@ -7,7 +7,7 @@ A rule is conditions, and an action or a check. In short form it is the check al
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -198,11 +198,3 @@ class PolicySettings(RuleLists):
             "reject_unqualified_recipient": self.unqualified_recipient,
             "reject_unlisted_recipient": self.unlisted_recipient,
         }
-
-
-def every_rule(settings: PolicySettings) -> Iterator[tuple[tuple[str | int, ...], RuleSettings]]:
-    """All rules of all lists and sets, each with its path in the configuration."""
-    for place, lists in [((), settings), *((("set", name), each) for name, each in settings.set.items())]:
-        for name in LISTS:
-            for i, rule in enumerate(getattr(lists, name)):
-                yield ("policy", *place, name, i), rule
