@@ -66,6 +66,8 @@ class Mailflow:
             raise ValueError("give hooks or a handler, not both")
         if authenticator is not None and (handler is None or authenticate is not None):
             raise ValueError("an authenticator goes with a handler, and instead of authenticate")
+        if handler_mode not in ("take", "filter"):
+            raise ValueError(f'handler_mode is {handler_mode!r}, not "take" or "filter"')
         programs = Programs(hooks, handler, handler_mode, authenticator, authenticate, check_token)
         self._server = Server(settings, deliver=deliver, programs=programs)
 

@@ -490,3 +490,5 @@ def test_hooks_and_handler_do_not_go_together() -> None:
         Mailflow(some, hooks=Hooks(), handler=Takes())
     with pytest.raises(ValueError, match="authenticator"):
         Mailflow(some, authenticator=print)
+    with pytest.raises(ValueError, match="take"):
+        Mailflow(some, handler=Takes(), handler_mode="queue")  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from mailflow.hooks.collecting import NO_MEMORY, Collected
 from mailflow.hooks.native import resolved
 from mailflow.hooks.program import QueueIt
 from mailflow.hooks.running import FAILED, log_failure
-from mailflow.ingress.policy import RELAY_DENIED
+from mailflow.ingress.policy.relay import RELAY_DENIED, is_source_routed
 from mailflow.ingress.session import TOO_MANY_RECIPIENTS, Desk, Wire
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_address, parse_path
@@ -209,14 +209,14 @@ class HandledSession(IdentifiedSession):
 
     def _recipients(self, addresses: list[str]) -> list[Recipient] | Reply:
         """Resolved, but for those whom RCPT has resolved. In mode "take" a stranger may write to our domains only."""
-        host = self._host
-        known = {r.original or r.address: r for r in self.recipients} if host.filters else {}
+        filters, resolve = self._host.filters, self._host.recipients.resolve
+        known = {r.original or r.address: r for r in self.recipients} if filters else {}
         found = []
         for address in dict.fromkeys(addresses):
-            recipient = known.get(address) or resolved(host.recipients.resolve, parse_address(address))
+            recipient = known.get(address) or resolved(resolve, parse_address(address))
             if isinstance(recipient, Reply):
                 return recipient
-            if not (host.filters or self.trusted or recipient.transport == "local" or host.recipients.is_ours(address)):
+            if not filters and not self.trusted and _is_foreign(resolve(address), address):
                 return RELAY_DENIED
             found.append(recipient)
         return found or NEED_RCPT
@@ -272,3 +272,8 @@ class HandledSession(IdentifiedSession):
             log_failure(self, "handle_exception")
             return FAILED
         return answer if answer.code >= 400 else FAILED
+
+
+def _is_foreign(route: object, address: str) -> bool:
+    """Whether a stranger's mail to this address would be relayed; as `Session.rcpt` has it."""
+    return isinstance(route, Route) and route.kind != "local" and (route.kind == "remote" or is_source_routed(address))
