@@ -92,12 +92,12 @@ class Guards:
         """Opens what guards need. Raises ConfigError."""
         await self.auth.start()
         await self.checks.start()
-        self._guards += self.auth.guards
         self._last += self.checks.guards
         if self._part is not None:
             self._last += self._part.guards
         settings = self.settings
         tables = await asyncio.to_thread(Tables, settings.table)
+        self._guards += self.auth.guards(tables)
         parts = policy_parts(settings, self._recipients, self._dns, tables)
         self.policy = Policy(parts, self.checks.check, settings.origin)
         wanted = settings.policy.client_names

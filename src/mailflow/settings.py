@@ -142,7 +142,7 @@ class Settings(Root):
             "local": self.local.model_copy(update={"maildir": str(_below(base, self.local.maildir))}),
         }
         auth = self.auth
-        files = {"file": auth.file, "dovecot": auth.dovecot, "sender_login_file": auth.sender_login_file}
+        files = {"file": auth.file, "dovecot": auth.dovecot}
         here: dict[str, Any] = {key: _below(base, path) for key, path in files.items() if path is not None}
         if auth.sql.database and not auth.sql.is_postgres:
             here["sql"] = auth.sql.model_copy(update={"database": str(_below(base, auth.sql.database))})
@@ -175,8 +175,10 @@ class Settings(Root):
         yield from self._check_mistakes()
         yield from self._tls_mistakes()
         yield from self._local_mistakes()
-        for key, message, accepted in self.auth.mistakes():
-            yield Mistake(("auth", *key.split(".")), message, accepted)
+        for key, message, accepted in self.auth.mistakes(self.table):
+            yield Mistake(
+                ("auth", *(int(part) if part.isdigit() else part for part in key.split("."))), message, accepted
+            )
         yield from self._path_mistakes()
         for path, message, accepted in policy_mistakes(self.policy, self.table, self._missing_for_check):
             yield Mistake(path, message, accepted)

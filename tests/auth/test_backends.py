@@ -413,7 +413,7 @@ async def test_nothing_configured_is_nothing_made(tmp_path):
     auth = Auth(AuthSettings(), spool=tmp_path, log=FakeLog())
     await auth.start()
     assert auth.authenticator is None
-    assert auth.guards == []
+    assert auth.guards({}) == []
     assert list(tmp_path.iterdir()) == []
     await auth.close()
 

@@ -1,7 +1,6 @@
 """AUTH of one server: made from the settings and an embedding program's functions, opened, closed, and given out.
 
-`authenticator` is None until `start`, and stays so where nothing is configured; then AUTH is not offered. `guards` is the
-comparison of senders with logins, where `auth.sender_login` says anything.
+`authenticator` is None until `start`, and stays so where nothing is configured; then AUTH is not offered.
 """
 
 from __future__ import annotations
@@ -10,16 +9,18 @@ import asyncio
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.auth.backend import Backend, Pool, TokenCheck
 from mailflow.ingress.auth.program import Authenticate, Program, ProgramTokens
-from mailflow.ingress.auth.senders import SenderLogins, lowered, read_table
+from mailflow.ingress.auth.senders import Owners, SenderLogins
 from mailflow.ingress.auth.settings import AuthSettings
 from mailflow.ingress.ports import Events
 from mailflow.ingress.verdict import Guard
+from mailflow.tables import Table
 
 SECRET_FILE = "auth.secret"  # noqa: S105 - a name
 """Below the spool: what unknown users' SCRAM salts are made from, so that they are the same after a restart."""
@@ -38,17 +39,12 @@ class Auth:
         authenticate: Authenticate | None = None,
         check_token: Authenticate | None = None,
     ) -> None:
-        """Raises ConfigError when `sender_login_file` cannot be used."""
         self._settings = settings
         self._spool = spool
         self._log = log
         self._authenticate = authenticate
         self._check_token = check_token
         self.authenticator: Authenticator | None = None
-        self.guards: list[Guard] = []
-        table = _sender_table(settings)
-        if table and settings.sender_check != "no":
-            self.guards.append(SenderLogins(lowered(table).get, settings.sender_check))
 
     def __repr__(self) -> str:
         return f"<Auth {self.authenticator}>"
@@ -69,6 +65,14 @@ class Auth:
         """Closes it again; also after a `start` that failed."""
         if self.authenticator is not None:
             await self.authenticator.close()
+
+    def guards(self, tables: Mapping[str, Table]) -> list[Guard]:
+        """The comparison of senders with logins, where it is wanted; `tables` by name."""
+        settings = self._settings
+        if settings.sender_check == "no" or not (settings.sender_login or settings.sender_login_tables):
+            return []
+        owners = Owners(settings.sender_login, [tables[name] for name in settings.sender_login_tables])
+        return [SenderLogins(owners, settings.sender_check)]
 
     def _backends(self, pool: Pool, secret: bytes) -> list[Backend]:
         settings = self._settings
@@ -118,15 +122,3 @@ def read_secret(path: Path) -> bytes:
         raise ConfigError([ConfigProblem(f"{path}: {error.strerror or error}", key="auth")]) from error
     # One that was cut off by a crash serves only this time.
     return secret if len(secret) == SECRET_OCTETS else secrets.token_bytes(SECRET_OCTETS)
-
-
-def _sender_table(settings: AuthSettings) -> dict[str, list[str]]:
-    if settings.sender_login_file is None:
-        return settings.sender_login
-    try:
-        read = read_table(settings.sender_login_file)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problem = ConfigProblem(f"{settings.sender_login_file}: {why}", key="auth.sender_login_file")
-        raise ConfigError([problem]) from error
-    return {**read, **settings.sender_login}

@@ -6,19 +6,42 @@ A login that is itself an address owns that address, entry or not. The null send
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Stage, Verdict
 from mailflow.smtp.reply import reply
-
-Owners = Callable[[str], Collection[str] | None]
-"""The logins (lower case) that own a key (lower case); None when the key has no entry. `Mapping.get` is one."""
+from mailflow.tables import Table
 
 NOT_OWNED = reply(553, "5.7.1", "Sender address rejected: not owned by this login")
 NOT_LOGGED_IN = reply(553, "5.7.1", "Sender address rejected: not logged in as its owner")
 RULE = "auth.sender_check"
+
+
+class Owners:
+    """Who owns which address."""
+
+    def __init__(self, entries: Mapping[str, Iterable[str]], tables: Sequence[Table] = ()) -> None:
+        """`entries` are asked first, then the tables, whose values are logins separated by blanks or commas."""
+        self._entries = {key.lower(): frozenset(map(str.lower, logins)) for key, logins in entries.items()}
+        self._tables = tuple(tables)
+
+    def of(self, sender: str) -> Collection[str] | None:
+        """The logins, in lower case, that own this address (in lower case); None when there is no entry for it."""
+        local, _, domain = sender.rpartition("@")
+        keys = (sender, f"{local.partition('+')[0]}@{domain}", f"@{domain}") if local else (sender,)
+        return next((found for key in keys if (found := self._get(key)) is not None), None)
+
+    def _get(self, key: str) -> Collection[str] | None:
+        found = self._entries.get(key)
+        if found is not None:
+            return found
+        for table in self._tables:
+            # A pattern is for whole addresses.
+            value = None if table.patterns and key.startswith("@") else table.get(key)
+            if value is not None:
+                return value.lower().replace(",", " ").split()
+        return None
 
 
 class SenderLogins:
@@ -42,7 +65,7 @@ class SenderLogins:
         login, sender = situation.peer.login.lower(), (situation.sender or "").lower()
         if not sender or not (login or self._everybody):
             return None
-        owners = self._owners_of(sender)
+        owners = self._owners.of(sender)
         if login:
             if login in (owners or ()) or _own(sender, login):
                 return None
@@ -51,30 +74,8 @@ class SenderLogins:
             return None
         return Verdict(Action.REFUSE, NOT_LOGGED_IN, "it has an owner, and the client has not logged in", RULE)
 
-    def _owners_of(self, sender: str) -> Collection[str] | None:
-        local, _, domain = sender.rpartition("@")
-        keys = (sender, f"{local.partition('+')[0]}@{domain}", f"@{domain}") if local else (sender,)
-        return next((found for key in keys if (found := self._owners(key)) is not None), None)
-
 
 def _own(sender: str, login: str) -> bool:
     """Whether the login is itself this address, but for a tag."""
     local, _, domain = sender.rpartition("@")
     return "@" in login and login in (sender, f"{local.partition('+')[0]}@{domain}")
-
-
-def lowered(table: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
-    """A table as `SenderLogins` wants it."""
-    return {key.lower(): frozenset(login.lower() for login in logins) for key, logins in table.items()}
-
-
-def read_table(path: Path) -> dict[str, list[str]]:
-    """A file of lines "address login login …", "#" begins a remark. Raises OSError, and ValueError with the line's number."""
-    table: dict[str, list[str]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        words = line.partition("#")[0].replace(",", " ").split()
-        if len(words) == 1 or (words and "@" not in words[0]):
-            raise ValueError(f"line {number}: not an address and logins")
-        if words:
-            table.setdefault(words[0], []).extend(words[1:])
-    return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -122,31 +122,34 @@ class AuthSettings(Section):
     """Who owns which sender address: "user@example.org", or "@example.org" for the rest of a domain; the values are logins.
     "user+tag@example.org" belongs to who owns "user@example.org". A login that is itself an address owns this address."""
 
-    sender_login_file: Path | None = setting(None)
-    """More of these, from a file: lines "address login login …". Read when the server starts."""
+    sender_login_tables: list[str] = setting([])
+    """Tables (`[table.NAME]`) with more of these, asked in this order behind `sender_login`; the values are logins, separated
+    by blanks or commas."""
 
-    def mistakes(self) -> Iterator[tuple[str, str, str]]:
-        """What is wrong though each value by itself is right: key, message, what would be accepted."""
+    def mistakes(self, tables: Collection[str]) -> Iterator[tuple[str, str, str]]:
+        """What is wrong though each value by itself is right: key, message, what would be accepted.
+
+        `tables` are the names of the tables that there are.
+        """
         chosen = set(self.mechanisms)
         if self.has_backend and not (self.file or self.sql.database):
-            for name in sorted(chosen & {"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}):
-                yield "mechanisms", f"{name} needs stored keys", "it with `file` or `sql` only"
+            for scram in sorted(chosen & {"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}):
+                yield "mechanisms", f"{scram} needs stored keys", "it with `file` or `sql` only"
         if self.scram_without_tls and "SCRAM-SHA-256" not in chosen:
             yield "scram_without_tls", "SCRAM-SHA-256 is not among the mechanisms", '"SCRAM-SHA-256" in `mechanisms`'
         if self.oauth.introspection and not chosen & {"OAUTHBEARER", "XOAUTH2"}:
             yield "oauth.introspection", "no mechanism uses it", '"OAUTHBEARER" in `mechanisms`'
         if self.oauth.introspection and not self.oauth.introspection.startswith(("https://", "http://")):
             yield "oauth.introspection", "not a URL", 'such as "https://id.example.org/introspect"'
-        for key, path in (("file", self.file), ("sender_login_file", self.sender_login_file)):
-            if path is not None and not path.is_file():
-                yield (
-                    key,
-                    f"there is no file {path}",
-                    "an existing file; `mailflow user add LOGIN --file PATH` makes a password file",
-                )
+        if self.file is not None and not self.file.is_file():
+            accepted = "an existing file; `mailflow user add LOGIN --file PATH` makes one"
+            yield "file", f"there is no file {self.file}", accepted
         for address in self.sender_login:
             if "@" not in address:
                 yield "sender_login", f'"{address}" is not an address', '"user@example.org" or "@example.org"'
+        for number, name in enumerate(self.sender_login_tables):
+            if name not in tables:
+                yield f"sender_login_tables.{number}", f"there is no [table.{name}]", "the name of a table"
 
     @property
     def has_backend(self) -> bool:
