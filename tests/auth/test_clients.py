@@ -46,7 +46,7 @@ def listener(tls: dict[str, Any], auth: Authenticator | None, **settings: Any) -
     with asyncio.Runner() as runner:
         running = Running()
         loop = runner.get_loop()
-        context = listening(tls, running.log, intake=running.intake, trusted=False, auth=auth, **settings)
+        context = listening(tls, running.log, intake=running.intake, ours=False, auth=auth, **settings)
         server = runner.run(context.__aenter__())
         running.port = server.addresses[0].port
         worker = threading.Thread(target=loop.run_forever)
