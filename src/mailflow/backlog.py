@@ -16,7 +16,8 @@ neither stands in the other's way (wish 47). Callers (only `flow` and its `loade
 Invariants: what was noted is taken again and again until a slice was complete, so nothing on disk is forgotten; a slice
 that was not complete is followed by the one behind it (`after`), and the last of them by the first again when
 something was noted meanwhile that may stand in front; only one load per destination and lane is under way.
-One small object per destination and lane with mail on disk, a heap entry for each change. No I/O, no clock; all times
+For each destination and lane with mail on disk there are a due time and a heap entry, and a small object only while it is being
+loaded, is blocked, or has more to tell: 240 bytes for one of a million that wait. No I/O, no clock; all times
 are the queue's (`queuetime.py`).
 """
 
@@ -46,11 +47,10 @@ class LoadRequest(NamedTuple):
 
 @dataclass(slots=True)
 class _Site:
-    """One lane of one destination."""
+    """One lane of a destination of which more is to be known than when it is due."""
 
     destination: str
-    lane: Lane
-    due: float = NEVER
+    due: float
     """The earliest due time known of what is on disk only."""
     after: Position | None = None
     again: float = NEVER
@@ -62,6 +62,11 @@ class _Site:
 
     def wake_at(self) -> float:
         return max(self.due, self.blocked_until)
+
+    @property
+    def plain(self) -> bool:
+        """Whether its due time says all."""
+        return self.after is None and self.again == NEVER and not self.blocked_until and not self.behind
 
 
 class Backlog:
@@ -83,17 +88,22 @@ class Backlog:
     def note(self, destination: str, lane: Lane, due: float, *, overflow: int = 0) -> None:
         """A recipient of `destination`, due at `due`, is on disk only. `overflow`: so many were, because memory had no
         room for them, and those that come later shall wait behind them."""
-        sites = self._of(lane).sites
-        site = sites.get(destination)
+        waiting = self._of(lane)
+        site = waiting.sites.get(destination)
         if site is None:
-            site = sites[destination] = _Site(destination, lane)
-            self.sites += 1
+            known = waiting.idle.get(destination)
+            self.sites += known is None
+            if not overflow:  # as nearly always
+                if known is None or due < known:
+                    waiting.rest(destination, due)
+                return
+            site = waiting.rouse(destination)
         site.behind += overflow
         if site.after is not None and due <= site.after.due:
             site.again = min(site.again, due)
         if due < site.due:
             site.due = due
-            self._push(site)
+            waiting.push(site)
 
     def has_overflow(self, destination: str) -> bool:
         """Whether new mail for this destination has to queue behind older new mail on disk.
@@ -110,10 +120,11 @@ class Backlog:
         if waiting.at() > now:
             return None
         waiting.blocked_until = 0.0
-        site = heapq.heappop(waiting.heap)[2]
+        destination = heapq.heappop(waiting.heap)[1]
+        site = waiting.sites.get(destination) or waiting.rouse(destination)
         site.loading = True
-        site.due = NEVER
-        return LoadRequest(site.destination, site.lane, site.after)
+        site.due, site.blocked_until = NEVER, 0.0
+        return LoadRequest(destination, waiting.lane, site.after)
 
     def asked(self, request: LoadRequest, limit: int) -> None:
         """The load was made, for so many recipients."""
@@ -137,7 +148,7 @@ class Backlog:
             site.due = min(site.due, now)
         if next_due is not None:
             site.due = min(site.due, next_due)
-        self._settle(site)
+        self._settle(request.lane, site)
 
     def postpone(self, destination: str, lane: Lane, due: float, until: float) -> None:
         """The load was not made, or failed: something is due since `due`, but it is not taken before `until`
@@ -146,24 +157,25 @@ class Backlog:
         site.loading = False
         site.due = min(site.due, due)
         site.blocked_until = until
-        self._settle(site)
+        self._settle(lane, site)
 
     def wake(self, destination: str, now: float) -> None:
         """Mail of this destination became due, at any place in its order, and shall not wait for room: the site may be up."""
         for lane in Lane:
             self.note(destination, lane, now)
-            site = self._of(lane).sites[destination]
-            if site.loading or site.after is not None:
+            site = self._of(lane).sites.get(destination)
+            if site is not None and (site.loading or site.after is not None):
                 site.again = min(site.again, now)
             self.unblock(destination, lane)
 
     def unblock(self, destination: str, lane: Lane) -> None:
         """There is room again."""
-        site = self._of(lane).sites.get(destination)
+        waiting = self._of(lane)
+        site = waiting.sites.get(destination)
         if site is not None and site.blocked_until:
             site.blocked_until = 0.0
             if site.due != NEVER:
-                self._push(site)
+                waiting.push(site)
 
     def blocked(self, destination: str, lane: Lane) -> bool:
         """Whether it, or its whole lane, waits for room."""
@@ -193,42 +205,54 @@ class Backlog:
             return self._new
         return self._new if self._new.at() <= self._deferred.at() else self._deferred
 
-    def _settle(self, site: _Site) -> None:
+    def _settle(self, lane: Lane, site: _Site) -> None:
+        waiting = self._of(lane)
         if site.due == NEVER:
-            del self._of(site.lane).sites[site.destination]
+            del waiting.sites[site.destination]
             self.sites -= 1
+        elif site.plain:
+            del waiting.sites[site.destination]
+            waiting.rest(site.destination, site.due)
         else:
-            self._push(site)
-
-    def _push(self, site: _Site) -> None:
-        if not site.loading:
-            self._of(site.lane).push(site)
+            waiting.push(site)
 
 
 class _Waiting:
     """One lane of all destinations."""
 
-    __slots__ = ("blocked_until", "heap", "lane", "pushed", "sites")
+    __slots__ = ("blocked_until", "heap", "idle", "lane", "sites")
 
     def __init__(self, lane: Lane) -> None:
         self.lane = lane
+        self.idle: dict[str, float] = {}
+        """When the destinations are due that only wait."""
         self.sites: dict[str, _Site] = {}
-        self.heap: list[tuple[float, int, _Site]] = []
-        """When to take whom; an entry counts if its site still waits for that time."""
-        self.pushed = 0
+        """The others."""
+        self.heap: list[tuple[float, str]] = []
+        """When to take which; an entry counts if its destination still waits for that time."""
         self.blocked_until = 0.0
         """No destination of this lane has room, until then."""
 
+    def rest(self, destination: str, due: float) -> None:
+        self.idle[destination] = due
+        heapq.heappush(self.heap, (due, destination))
+
+    def rouse(self, destination: str) -> _Site:
+        site = self.sites[destination] = _Site(destination, self.idle.pop(destination, NEVER))
+        return site
+
     def push(self, site: _Site) -> None:
-        self.pushed += 1
-        heapq.heappush(self.heap, (site.wake_at(), self.pushed, site))
+        if not site.loading:
+            heapq.heappush(self.heap, (site.wake_at(), site.destination))
 
     def at(self) -> float:
         """When the first is to be taken; NEVER when there is none. What does not count any more is dropped."""
         heap = self.heap
         while heap:
-            at, _, site = heap[0]
-            if not site.loading and at == site.wake_at() and self.sites.get(site.destination) is site:
+            at, destination = heap[0]
+            site = self.sites.get(destination)
+            due = self.idle.get(destination) if site is None else None if site.loading else site.wake_at()
+            if due == at:
                 return max(self.blocked_until, at)
             heapq.heappop(heap)
         return NEVER

@@ -14,6 +14,10 @@ from __future__ import annotations
 
 from mailflow.envelope import Message, Recipient
 
+SLICE = 200
+"""Recipients of a slice from disk, at most, but for a crowd: then it is half of what memory holds of one."""
+WINDOWS = 4
+"""Of crowds, memory holds for each destination so many times what may be under way there."""
 ENDED = 5
 """Recipients of crowds may wait for their transaction up to so many times as many as may wait for one destination."""
 
@@ -35,10 +39,12 @@ class Crowds:
 
     __slots__ = ("_at", "_crowds", "_ended", "few", "most")
 
-    def __init__(self, few: int, most: int) -> None:
-        """`few`: recipients up to which a message is no crowd; `most`: recipients of crowds for one destination from
-        which on no more are fetched."""
-        self.few, self.most = few, most
+    def __init__(self, few: int, window: int) -> None:
+        """`few`: recipients in one delivery, up to which a message is no crowd; `window`: deliveries under way to one
+        destination, at most."""
+        self.few = few
+        self.most = WINDOWS * window * few
+        """Recipients of crowds for one destination from which on no more are fetched."""
         self._crowds: dict[int, _Crowd] = {}
         """By message id."""
         self._at: dict[str, int] = {}
@@ -51,13 +57,12 @@ class Crowds:
     def __repr__(self) -> str:
         return f"<Crowds messages={len(self._crowds)} recipients={sum(self._at.values())} ended={self._ended}>"
 
-    def __contains__(self, destination: str) -> bool:
-        """Whether recipients of a crowd wait, or are under way, for this destination."""
-        return destination in self._at
-
-    def full(self, destination: str) -> bool:
-        """Whether enough recipients are there in memory for now."""
-        return self._at.get(destination, 0) >= self.most or self._ended >= ENDED * self.most
+    def slice(self, destination: str, room: int) -> int:
+        """How many recipients may come from disk at once, when memory has room for `room` jobs of this destination."""
+        at = self._at.get(destination, 0)
+        if at >= self.most or self._ended >= ENDED * self.most:
+            return 0
+        return min(max(SLICE, self.most // 2) if at else SLICE, room)
 
     def missing(self, message: Message, recipients: list[Recipient]) -> list[Recipient]:
         """Those of the message's recipients that are not in memory."""

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from mailflow.alarm import Alarm
 from mailflow.backlog import Backlog
 from mailflow.cleanup import qualify
 from mailflow.crowds import Crowds
@@ -51,10 +52,6 @@ _FEEDBACK = {health: Feedback[health.name] for health in SiteHealth}
 _NO_ROOM = reply(*QueueFull.reply)
 _CLOSING = reply(421, "4.3.2", "Service is shutting down")
 
-SLICE = 200
-"""Recipients of a slice from disk, at most; more where a message has a crowd of them."""
-WINDOWS = 4
-"""Of a crowd, memory holds for each destination so many times what may be under way there."""
 SUSPENDED_AT_ONCE = 50
 """Deliveries to a dead site that are put off before the loop gets its turn again."""
 
@@ -74,16 +71,14 @@ class Flow:
         self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._room, self._loaded, self._time)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
-        few = parts.recipients_per_delivery
-        self._crowds = Crowds(few, WINDOWS * parts.scheduler.settings.max_window * few)
+        self._crowds = Crowds(parts.recipients_per_delivery, parts.scheduler.settings.max_window)
         self._readback = ReadBack(parts.queue, parts.budget, parts.threshold, self._begin, self._unread)
         self._pressure = BackPressure()
         self._withdrawn: set[int] = set()
         """Messages that were held or deleted during an attempt; no more than are active."""
         self._pumping = False
         self._closing = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self.pump)
         parts.queue.on_commit = self.pump
 
     @property
@@ -108,8 +103,7 @@ class Flow:
         self._loader.close()
         self._readback.close()
         self._pressure.release()
-        if self._timer:
-            self._timer.cancel()
+        self._alarm.cancel()
         async with asyncio.TaskGroup() as group:
             for agent in self.parts.agents.values():
                 group.create_task(agent.close(grace))
@@ -197,7 +191,10 @@ class Flow:
         self._crowds.join(message, recipients)
         self._add(message, recipients, _NEW)
 
-    def _add(self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False) -> None:
+    def _add(
+        self, message: Message, recipients: list[Recipient], lane: Lane, *, first: bool = False, waited: bool = False
+    ) -> None:
+        """Gives recipients of one destination to the scheduler. `first`: they come back; `waited`: they were on disk."""
         self._active[message.id] = message
         step, clock = self.parts.recipients_per_delivery, self._clock()
         destination = recipients[0].destination
@@ -205,7 +202,11 @@ class Flow:
         for start in range(0, len(recipients), step):
             some = recipients if len(recipients) <= step else recipients[start : start + step]
             delivery = Delivery(message, some, transport, next_hop, b"", clock)
-            self._scheduler.add(Job(destination, lane, message.id, len(some), delivery), clock, first=first)
+            job = Job(destination, lane, message.id, len(some), delivery)
+            if waited:
+                self._scheduler.restore(job, clock)
+            else:
+                self._scheduler.add(job, clock, first=first)
 
     def _loaded(self, lane: Lane, messages: list[Message]) -> None:
         """A slice came from disk: what is not in memory already becomes jobs."""
@@ -221,10 +222,7 @@ class Flow:
 
     def _room(self, destination: str, lane: Lane) -> int:
         """How many recipients of this destination the loader may fetch with one slice."""
-        room, crowds = self._scheduler.room(destination, lane), self._crowds
-        if not crowds or destination not in crowds:
-            return min(SLICE, room)
-        return 0 if crowds.full(destination) else min(max(SLICE, crowds.most // 2), room)
+        return self._crowds.slice(destination, self._scheduler.room(destination, lane))
 
     def _restore(self, message: Message, lane: Lane) -> None:
         """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
@@ -232,15 +230,8 @@ class Flow:
         if len(recipients) > self._crowds.few:
             message.recipients = []
             self._crowds.join(message, recipients)
-        if lane is _DEFERRED and recipients:
-            self._add(message, recipients, lane)
-            return
-        step, clock = self.parts.recipients_per_delivery, self._clock()
-        for start in range(0, len(recipients), step):
-            self._active[message.id] = message
-            some = recipients[start : start + step]
-            delivery = Delivery(message, some, some[0].transport, some[0].next_hop, b"", clock)
-            self._scheduler.restore(Job(some[0].destination, lane, message.id, len(some), delivery), clock)
+        if recipients:
+            self._add(message, recipients, lane, waited=lane is _NEW)
 
     def _make_room(self, destination: str) -> None:
         """Recipients have left memory: the next ones may come (before the last have gone, wish 37)."""
@@ -264,24 +255,16 @@ class Flow:
             self._pumping = False
         at = self._scheduler.deadline()
         if at is not None or self._backlog.sites:
-            self._set_timer(at, clock)
+            self._set_alarm(at, clock)
 
-    def _set_timer(self, at: float | None, clock: float) -> None:
-        """One timer for the flow: the earlier of what the scheduler (`at`) and the backlog wait for."""
+    def _set_alarm(self, at: float | None, clock: float) -> None:
+        """For the earlier of what the scheduler (`at`) and the backlog wait for."""
         due = self._backlog.deadline()
         if due is not None:
             due = clock + max(0.001, due - self._time.now())
             at = due if at is None else min(at, due)
-        if at is None or (self._timer is not None and self._timer_at <= at):
-            return  # one that rings too early costs less than setting it anew each time
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - clock), self._on_time)
-
-    def _on_time(self) -> None:
-        self._timer = None
-        self.pump()
+        if at is not None:
+            self._alarm.set(at, clock)
 
     # Out: content, agent, outcome
 
@@ -408,10 +391,6 @@ class Flow:
         if self._loader.loading:
             for recipient in recipients:
                 self._loader.forget(message.id, recipient.number)
-        self._let_go(message, recipients)
-
-    def _let_go(self, message: Message, recipients: list[Recipient]) -> None:
-        """They are gone, or on disk only."""
         if len(recipients) == len(message.recipients):
             message.recipients = []
         elif self._crowds.leave(message, recipients):

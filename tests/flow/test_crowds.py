@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailflow.crowds import ENDED, Crowds
+from mailflow.crowds import ENDED, SLICE, WINDOWS, Crowds
 from mailflow.envelope import Message, Peer, Recipient
 from tests.fakes.agent import TAKEN, FakeAgent
 from tests.flow.bench_of_parts import Bench
 from tests.flow.test_flow import play
 
-FEW, MOST = 3, 6
+FEW = 3
+MOST = WINDOWS * FEW
 SOURCES = {"flow.py", "crowds.py", "loader.py", "backlog.py", "readback.py", "core.py", "destination.py"}
 AT_ONCE = 50
 
@@ -32,7 +33,7 @@ def some(*numbers: int, destination: str = "smtp:a") -> list[Recipient]:
 
 
 def test_few_recipients_are_no_crowd_and_the_lists_of_deliveries_are_left_alone() -> None:
-    crowds, letter, delivery = Crowds(FEW, MOST), message(), some(0, 1)
+    crowds, letter, delivery = Crowds(FEW, 1), message(), some(0, 1)
     crowds.join(letter, delivery)
     assert crowds.missing(letter, some(0, 1, 2)) == some(2)
     crowds.join(letter, some(2))
@@ -44,35 +45,34 @@ def test_few_recipients_are_no_crowd_and_the_lists_of_deliveries_are_left_alone(
 
 
 def test_a_crowd_has_room_when_attempts_are_over_and_its_memory_when_they_are_on_disk() -> None:
-    crowds, letter = Crowds(FEW, MOST), message()
-    crowds.join(letter, some(*range(6)))
-    assert "smtp:a" in crowds
-    assert crowds.full("smtp:a")
-    assert not crowds.full("smtp:b")
+    crowds, letter = Crowds(FEW, 1), message()
+    crowds.join(letter, some(*range(MOST)))
+    assert crowds.slice("smtp:a", 1000) == 0
+    assert crowds.slice("smtp:b", 1000) == SLICE
     crowds.ended(letter, some(0))
-    assert not crowds.full("smtp:a")
-    assert crowds.missing(letter, some(0, 6)) == some(6), "it is in memory still: a slice may show it as it was"
+    assert crowds.slice("smtp:a", 1000) == SLICE
+    assert crowds.slice("smtp:a", 7) == 7
+    assert crowds.missing(letter, some(0, MOST)) == some(MOST), "it is in memory still: a slice may show it as it was"
     assert crowds.leave(letter, some(0))
-    assert not crowds.leave(letter, some(*range(1, 6)))
-    assert "smtp:a" not in crowds
+    assert not crowds.leave(letter, some(*range(1, MOST)))
     assert not crowds
 
 
 def test_what_waits_for_the_disk_has_a_bound() -> None:
-    crowds, letter = Crowds(FEW, MOST), message()
+    crowds, letter = Crowds(FEW, 1), message()
     numbers = some(*range(ENDED * MOST))
     crowds.join(letter, numbers)
     crowds.ended(letter, numbers[1:])
-    assert not crowds.full("smtp:a")
+    assert crowds.slice("smtp:a", 1000) == SLICE
     crowds.ended(letter, numbers[:1])
-    assert crowds.full("smtp:a"), "a disk that does not answer must not fill memory"
+    assert crowds.slice("smtp:a", 1000) == 0, "a disk that does not answer must not fill memory"
     crowds.leave(letter, numbers)
-    assert not crowds.full("smtp:a")
+    assert crowds.slice("smtp:a", 1000) == SLICE
 
 
 @given(st.lists(st.tuples(st.sampled_from("jel"), st.integers(1, 2), st.integers(0, 11)), max_size=80))
 def test_whoever_joins_and_leaves_nothing_is_left_over(operations: list[tuple[str, int, int]]) -> None:
-    crowds, letters = Crowds(FEW, MOST), {1: message(1), 2: message(2)}
+    crowds, letters = Crowds(FEW, 1), {1: message(1), 2: message(2)}
     here: dict[int, set[int]] = {1: set(), 2: set()}
     for kind, key, number in operations:
         one = some(number, destination=f"smtp:{number % 3}")
@@ -87,7 +87,7 @@ def test_whoever_joins_and_leaves_nothing_is_left_over(operations: list[tuple[st
             assert crowds.leave(letters[key], one) == bool(here[key])
     for key, numbers in here.items():
         crowds.leave(letters[key], [r for n in numbers for r in some(n, destination=f"smtp:{n % 3}")])
-    assert repr(crowds) == repr(Crowds(FEW, MOST))
+    assert repr(crowds) == repr(Crowds(FEW, 1))
 
 
 async def lines_run(b: Bench, recipients: int) -> float:
