@@ -42,6 +42,7 @@ class Operator:
             "listen": server.places,
             "uptime": round(time.time() - server.started, 3),
             "sessions": server.listener.sessions if server.listener else 0,
+            "stress": server.listener.stress if server.listener else False,
             "active": server.flow.active,
             "waiting": len(scheduler),
             "delivering": scheduler.running,

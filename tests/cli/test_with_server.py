@@ -55,6 +55,7 @@ def test_status(mailflow: Call, server: Server) -> None:
     assert (code, err, out.count("\n")) == (0, "", 1)
     assert status["hostname"] == "mx.example.test"
     assert status["listen"] == ["{}:{}".format(*server.address)]
+    assert status["stress"] is False
     assert "hostname" in mailflow("status")[1]
 
 

@@ -89,9 +89,11 @@ class FakeIntake:
 class FakeLog:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, object]]] = []
+        self.levels: list[tuple[str, int]] = []
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         self.events.append((name, fields))
+        self.levels.append((name, level))
 
     def named(self, name: str) -> list[dict[str, object]]:
         return [fields for event, fields in self.events if event == name]

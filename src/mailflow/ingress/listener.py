@@ -65,6 +65,7 @@ class Listener:
         self._tls = tls or TlsSettings()
         self._certificates = self._read_certificates(log)
         self._handshakes = Handshakes(self._tls.handshakes)
+        self._conduct = conduct
         stress, paces = (conduct.stress, conduct.paces) if conduct else (None, None)
         counts = SessionCounts(
             limits.sessions,
@@ -157,6 +158,11 @@ class Listener:
     def sessions(self) -> int:
         """Sessions open now."""
         return sum(len(hall.connections) for hall in self.halls)
+
+    @property
+    def stress(self) -> bool:
+        """Whether nearly all sessions are taken, so that strangers have shorter limits."""
+        return self._conduct is not None and self._conduct.stress.on
 
     @property
     def handshakes(self) -> int:
