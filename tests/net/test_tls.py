@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from mailflow.errors import ConfigError
-from mailflow.net.tls import Certificates, examine
+from mailflow.net.tls import TICKET_KEY_SECONDS, Certificates, Variant, examine
 from mailflow.net.tls_settings import CertificateSettings, TlsSettings
 from mailflow.settings import Settings
 from tests.ingress.tls import Authority
@@ -85,6 +88,35 @@ def test_certificates_that_cannot_be_used_are_a_configuration_error(authority: A
     settings = TlsSettings(certificate=[CertificateSettings(chain=authority.folder / "missing")])
     with pytest.raises(ConfigError, match=r"tls\.certificate\[0\]\.chain: .*missing: No such file"):
         Certificates(settings, log=lambda *_: None)
+
+
+def test_ticket_keys_last_a_day(authority: Authority) -> None:
+    now = [0.0]
+    variant = Variant("modern", "no")
+    settings = TlsSettings(certificate=[CertificateSettings(**authority.issue("mx.test"))], check_interval=0.01)
+    events = []
+
+    async def until(look: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not look():
+                await asyncio.sleep(0)
+
+    async def test() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            certificates = Certificates(
+                settings, [variant], log=lambda *event: events.append(event), executor=pool, clock=lambda: now[0]
+            )
+            certificates.start()
+            first = certificates.context(variant)
+            for time, changed in ((TICKET_KEY_SECONDS - 1, False), (TICKET_KEY_SECONDS, True)):
+                now[0] = time
+                certificates.look()
+                await until(lambda: certificates._reading is None)
+                assert (certificates.context(variant) is not first) == changed
+            certificates.stop()
+
+    asyncio.run(test())
+    assert events == []
 
 
 def write(folder: Path, text: str) -> Path:

@@ -29,6 +29,10 @@ from mailflow.net.tls_settings import CertificateSettings, ClientCertificates, L
 WARN_DAYS = 14
 """A certificate that ends sooner than this is warned of."""
 
+TICKET_KEY_SECONDS = 86400.0
+"""A context's keys for session tickets live as long as the context; it is made anew after this time, so that who
+steals the keys can read no more than a day's sessions of TLS 1.2 (RFC 9325 §3.4)."""
+
 _AEAD = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
@@ -70,10 +74,12 @@ class Flaw(NamedTuple):
 class Generation:
     """Contexts that were made from one reading of the files."""
 
-    __slots__ = ("contexts", "flaws")
+    __slots__ = ("contexts", "flaws", "renewed")
 
-    def __init__(self, contexts: dict[Variant, ssl.SSLContext], flaws: list[Flaw]) -> None:
+    def __init__(self, contexts: dict[Variant, ssl.SSLContext], flaws: list[Flaw], *, renewed: bool) -> None:
         self.contexts = contexts
+        self.renewed = renewed
+        """The files have changed."""
         self.flaws = flaws
         """What should be mended."""
 
@@ -88,6 +94,7 @@ class Certificates:
         *,
         log: Callable[..., None],
         executor: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`variants`: those that listeners will ask for. `log(event, level, **fields)` is called in the loop.
 
@@ -97,7 +104,9 @@ class Certificates:
         self._variants = frozenset(variants) | {Variant(settings.level, settings.client_certificates)}
         self._log = log
         self._executor = executor
+        self._clock = clock
         self._stamps = _stamps(settings)
+        self._made = clock()
         self._generation = _build(settings, self._variants)
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -138,13 +147,14 @@ class Certificates:
         self._reading.add_done_callback(self._take)
 
     def _read(self) -> Generation | ConfigError | None:
-        """In a thread: a new generation if a file has changed. A bad one is judged again when it changes again."""
-        stamps = _stamps(self._settings)
-        if stamps == self._stamps:
+        """In a thread: a new generation if a file has changed, or the old one is a day old."""
+        stamps, now = _stamps(self._settings), self._clock()
+        renewed = stamps != self._stamps
+        if not renewed and now - self._made < TICKET_KEY_SECONDS:
             return None
-        self._stamps = stamps
+        self._stamps, self._made = stamps, now  # a bad file is judged again when it changes again
         try:
-            return _build(self._settings, self._variants)
+            return _build(self._settings, self._variants, renewed=renewed)
         except ConfigError as error:
             return error
 
@@ -155,7 +165,8 @@ class Certificates:
         found = reading.result()
         if isinstance(found, Generation):
             self._generation = found
-            self._log("tls-certificates", 20, state="renewed")
+            if found.renewed:
+                self._log("tls-certificates", 20, state="renewed")
             self._warn()
         elif found is not None:
             self._log("warning", 40, reason=f"the old certificates stay in use: {found}")
@@ -266,16 +277,17 @@ def _stamp(path: Path) -> Stamp:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _build(settings: TlsSettings, variants: Iterable[Variant]) -> Generation:
+def _build(settings: TlsSettings, variants: Iterable[Variant], *, renewed: bool = True) -> Generation:
     """Contexts for all variants. Raises ConfigError."""
     flaws = list(examine(settings))
     problems = [ConfigProblem(f.message, key=_dotted(f.key), accepted=f.accepted) for f in flaws if f.fatal]
     if problems:
         raise ConfigError(problems)
     try:
-        return Generation({variant: _choosing_context(settings, variant) for variant in variants}, flaws)
+        contexts = {variant: _choosing_context(settings, variant) for variant in variants}
     except (OSError, ValueError) as error:  # changed since it was examined
         raise ConfigError([ConfigProblem(_words(error), key="tls.certificate")]) from None
+    return Generation(contexts, flaws, renewed=renewed)
 
 
 def _dotted(key: KeyPath) -> str:
