@@ -296,12 +296,18 @@ def test_sockets_that_were_not_handed_over(
 
 def test_each_listener_has_its_own_name_limits_and_host_name(run: Callable[[Test], None]) -> None:
     async def test() -> None:
-        own = {"hostname": "other.test", "limits": {"message_size": 2048, "recipients": 100}, "name": "inside"}
+        own = {
+            "hostname": "other.test",
+            "limits": {"message_size": 2048, "recipients": 100},
+            "name": "inside",
+            "banner": "${hostname} ${service}",
+        }
         async with listening({}, limits={"message_size": 4096}, more=[own]) as server:
             one = await Client.connect(server)
             server.addresses.reverse()
             two = await Client.connect(server)
-            assert [(await client.reply()).split()[1] for client in (one, two)] == ["mx.test", "other.test"]
+            greetings = [await client.reply() for client in (one, two)]
+            assert greetings == ["220 mx.test ESMTP mailflow", "220 other.test inside"]
             assert "SIZE 4096" in await one.say(b"EHLO client.test")
             assert "SIZE 2048" in await two.say(b"EHLO client.test")
             assert [hall.desk.service for hall in server.halls] == ["smtp", "inside"]

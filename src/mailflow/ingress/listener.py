@@ -125,14 +125,16 @@ class Listener:
         self, settings: ListenerSettings, limits: LimitsSettings, desk: Desk, hostname: str, counts: SessionCounts
     ) -> Hall:
         use = tls_use(settings, certificates=self._certificates is not None)
-        auth = desk.auth
+        auth, protocol = desk.auth, self._protocol
+        if settings.banner is not None:
+            protocol = protocol.model_copy(update={"banner": settings.banner})
         form = partial(
             make_profile,
             hostname,
             limits,
             tls=use,
             auth=auth,
-            protocol=self._protocol,
+            protocol=protocol,
             lmtp=settings.protocol == "lmtp",
             service=settings.service,
             etrn=self._etrn,

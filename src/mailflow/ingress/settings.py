@@ -214,10 +214,20 @@ class ListenerSettings(Section):
     hostname: str = setting("", postfix="myhostname")
     """The name by which the server introduces itself here. Default: `hostname`."""
 
+    banner: str | None = setting(None, postfix="smtpd_banner")
+    """Instead of `protocol.banner`, here."""
+
     backlog: int = setting(4096, ge=1, le=65535)
     """How many connections the kernel keeps that have not been accepted yet (it may allow fewer)."""
 
     limits: ListenerLimits = setting(ListenerLimits())
+
+    @field_validator("banner")
+    @classmethod
+    def _greets(cls, value: str | None) -> str | None:
+        if value is not None:
+            greeting(value, {})
+        return value
 
     @property
     def service(self) -> str:

@@ -30,7 +30,7 @@ from mailflow.smtp.verbs_proxy import ProxyVerbs
 from mailflow.smtp.verbs_queries import QueryVerbs
 from mailflow.smtp.verbs_security import SecurityVerbs
 
-BEFORE_TLS = frozenset(("EHLO", "HELO", "LHLO", "STARTTLS", "NOOP", "BDAT", "QUIT"))
+BEFORE_TLS = frozenset(("EHLO", "HELO", "LHLO", "LHLO", "STARTTLS", "NOOP", "BDAT", "QUIT"))
 """RFC 3207 §4: where TLS is required, anything else is refused before it. (BDAT refuses itself, as it has bytes to
 swallow.)"""
 
