@@ -453,10 +453,10 @@ def test_openssl_and_swaks_as_clients(authority: Authority, tls: dict[str, objec
         intake = FakeIntake()
         async with listening(tls, intake=intake, more=[IMPLICIT]) as server:
             clear, first = (str(address) for address in server.addresses)
-            ca = ("-CAfile", str(authority.file), "-verify_return_error", "-verify_hostname", "mx.test")
+            ca = ("-CAfile", str(authority.file), "-verify_return_error", "-verify_hostname", "mx.test", "-ign_eof")
             said = await program("openssl", "s_client", "-starttls", "smtp", "-connect", clear, *ca, say=b"QUIT\r\n")
             assert "Verification: OK" in said
-            assert "221 2.0.0 Bye" in said or "250 DSN" in said
+            assert "221 2.0.0 Bye" in said
             for address, how in ((clear, "--tls"), (first, "--tls-on-connect")):
                 common = (
                     "--server",
