@@ -51,9 +51,18 @@ class Live:
     def refresh(self) -> bool:
         """Reads the file again if it has changed; True when it was read. Raises TableError, OSError; then the old stays."""
         file = self.settings.file
-        if file is None or _state(file) == self._state:
+        if file is None:
             return False
-        self._state = _state(file)  # a file that cannot be used is not tried again before it changes
+        try:
+            state = _state(file)
+        except OSError:
+            if self._state is None:
+                return False
+            self._state = None
+            raise
+        if state == self._state:
+            return False
+        self._state = state  # a file that cannot be used is not tried again, or complained of, before it changes
         self._state, self._table = _read(self.settings.type, file)
         return True
 

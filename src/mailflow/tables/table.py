@@ -6,8 +6,8 @@ from typing import Protocol
 
 from mailflow.errors import MailflowError
 
-KEY_CHARACTERS = 512
-"""Longest key that is looked up; a longer one is in no table. Longer than any address or host name can be (RFC 5321 §4.5.3.1)."""
+KEY_CHARACTERS = 255
+"""Longest key that is looked up; a longer one is in no table. No address and no host name is longer (RFC 5321 §4.5.3.1)."""
 
 
 class TableError(MailflowError):
