@@ -216,7 +216,7 @@ class Settings(Root):
             yield Mistake(("tls", "client_certificates"), "tls.client_ca is not set", '"no"')
 
     def examine(self) -> list[ConfigProblem]:
-        """Looks into the certificate files, which not every user of the settings may read.
+        """Looks into certificate files and the password file, which not every user of the settings may read.
 
         Returns what should be mended. Raises ConfigError for what cannot be used.
         """
@@ -228,7 +228,19 @@ class Settings(Root):
         ]
         if fatal := [problem for flaw, problem in flaws if flaw.fatal]:
             raise ConfigError(fatal)
-        return [problem for _, problem in flaws]
+        return [*(problem for _, problem in flaws), *self._examine_passwords()]
+
+    def _examine_passwords(self) -> list[ConfigProblem]:
+        if self.auth.file is None:
+            return []
+        from mailflow.ingress.auth.password_file import PasswordFileError, is_exposed, read
+
+        try:
+            read(self.auth.file)
+        except PasswordFileError as error:
+            raise ConfigError([error.problem]) from None
+        exposed = Mistake(("auth", "file"), f"{self.auth.file} may be read by everybody", "mode 0600")
+        return [self._problem(exposed)] if is_exposed(self.auth.file) else []
 
     def _local_mistakes(self) -> Iterator[Mistake]:
         local = self.local

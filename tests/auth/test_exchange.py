@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
+from scramp import ScramClient
+
+from mailflow.ingress.auth.exchange import Exchange
 from tests.auth.fakes import Client, Clock, Known, Tokens, authenticator, in_loop
 
 PLAIN = b"\0alice\0open sesame"
@@ -60,6 +64,35 @@ async def test_no_password_is_logged():
         "login": "alice",
         "reason": "wrong password or unknown user",
     }
+
+
+@in_loop
+async def test_scram_tells_nobody_who_exists():
+    auth = authenticator(Known(alice="open sesame"), failures=100)
+
+    async def server_first(login: bytes) -> bytes:
+        (answer,) = await Client().talk(auth, "SCRAM-SHA-256", initial=b"n,,n=" + login + b",r=abc")
+        return base64.b64decode(answer.lines[0])
+
+    firsts = {login: [await server_first(login) for _ in range(2)] for login in (b"alice", b"eve", b"eva")}
+    salts = {login: {re.search(rb",s=(.*)", first)[1] for first in each} for login, each in firsts.items()}
+    assert all(len(each) == 1 for each in salts.values())  # the same each time
+    assert len(set.union(*salts.values())) == 3  # another for everybody
+    assert {len(first) for each in firsts.values() for first in each} == {len(firsts[b"eve"][0])}
+    assert all(first.endswith(b",i=4096") for each in firsts.values() for first in each)
+
+    for user, password, code in (("alice", "open sesame", 235), ("alice", "x", 535), ("eve", "x", 535)):
+        scram, client = ScramClient(["SCRAM-SHA-256"], user, password), Client()
+        exchange = Exchange(auth, client, "SCRAM-SHA-256")
+        answer = await client.hear(exchange.begin(scram.get_client_first().encode()))
+        scram.set_server_first(base64.b64decode(answer.lines[0]).decode())
+        answer = await client.hear(exchange.respond(scram.get_client_final().encode()))
+        if answer.code == 334:
+            scram.set_server_final(base64.b64decode(answer.lines[0]).decode())
+            answer = exchange.respond(b"")
+        assert answer.code == code
+        assert client.peer.login == ("alice" if code == 235 else "")
+        assert len(client.events) == 1
 
 
 @in_loop

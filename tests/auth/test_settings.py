@@ -35,6 +35,23 @@ def test_mistakes(tmp_path, text, told):
     assert told in str(caught.value)
 
 
+def test_the_check_reads_the_password_file(tmp_path):
+    users = tmp_path / "users"
+    users.write_text("# ours\nalice:secret\n")
+    users.chmod(0o644)
+    settings = load(tmp_path, 'file = "users"')
+    with pytest.raises(ConfigError) as caught:
+        settings.examine()
+    assert f"{users}:2: auth.file: not a stored password" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    users.write_text("")
+    (problem,) = settings.examine()
+    assert "mailflow.toml:3: auth.file" in str(problem)
+    assert "may be read by everybody" in str(problem)
+    users.chmod(0o640)
+    assert settings.examine() == []
+
+
 def test_paths(tmp_path):
     (tmp_path / "users").touch()
     auth = load(tmp_path, 'file = "users"\ndovecot = "run/auth"\nsql.database = "users.db"').auth

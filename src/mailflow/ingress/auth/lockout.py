@@ -64,9 +64,12 @@ class Lockouts:
         return f"<Lockouts clients={len(self._clients)} logins={len(self._logins)}>"
 
     def client_lock(self, client: str, now: float) -> float:
-        """Seconds until this client is listened to again; 0 when it is not locked."""
+        """Seconds until this client is listened to again; 0 when it is not locked.
+
+        Clients of a UNIX socket ("") are all one, a webmail perhaps, and never locked.
+        """
         limits = self._limits
-        return self._left(self._clients.get(network_of(client)), limits.failures, now)
+        return self._left(self._clients.get(network_of(client)), limits.failures, now) if client else 0.0
 
     def login_lock(self, client: str, login: str, now: float) -> float:
         """Seconds until this client may try this login again; 0 when it may."""

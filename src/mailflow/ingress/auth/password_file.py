@@ -42,6 +42,11 @@ class PasswordFileError(ValueError):
         self.path, self.line, self.message = path, line, message
         super().__init__(f"{path}:{line}: {message}" if line else f"{path}: {message}")
 
+    @property
+    def problem(self) -> ConfigProblem:
+        """The same for the operator."""
+        return ConfigProblem(self.message, file=str(self.path), line=self.line, key="auth.file")
+
 
 def parse(text: str, path: Path) -> dict[str, Entry]:
     """The entries by login in lower case. Raises PasswordFileError; its text never holds a line of the file."""
@@ -75,6 +80,11 @@ def read(path: Path) -> dict[str, Entry]:
         raise PasswordFileError(path, 0, "not UTF-8") from None
 
 
+def is_exposed(path: Path) -> bool:
+    """Whether others on the machine may read or write it. Raises OSError."""
+    return bool(path.stat().st_mode & 0o006)
+
+
 class PasswordFile(Base):
     """The back end."""
 
@@ -99,8 +109,9 @@ class PasswordFile(Base):
         try:
             await self._pool.run(self._read)
         except PasswordFileError as error:
-            problem = ConfigProblem(error.message, file=str(error.path), line=error.line, key="auth.file")
-            raise ConfigError([problem]) from error
+            raise ConfigError([error.problem]) from error
+        if is_exposed(self._path):
+            self._log.event("warning", level=30, reason=f"password file {self._path} may be read by everybody")
 
     async def refresh(self) -> None:
         """Reads the file again when it has changed."""
