@@ -14,6 +14,7 @@ from mailflow.hooks.program import NO_PROGRAMS, Programs
 from mailflow.ingress.abuse.parts import Abuse
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.parts import Auth
+from mailflow.ingress.checks.hook import Read
 from mailflow.ingress.checks.parts import Checks
 from mailflow.ingress.policy.compiling import Policy, parts_of
 from mailflow.ingress.policy.names import LOOKUPS, ClientNames
@@ -69,6 +70,7 @@ class Guards:
             dns=self._lists_dns,
             log=log,
             spool=settings.spool,
+            read=_reading(settings),
         )
         self.auth = Auth(
             settings.auth,
@@ -139,6 +141,15 @@ class Guards:
 
     def _warn(self, words: str) -> None:
         self._log.event("warning", level=30, reason=words)
+
+
+def _reading(settings: Settings) -> Read:
+    """How the answers of `[[policy_hook]]` functions are read; loads the decisions only where there are such functions."""
+    if not settings.policy_hook:
+        return lambda found: found
+    from mailflow.hooks.plain import plain
+
+    return plain
 
 
 def rules_for(listener: ListenerSettings) -> str:

@@ -11,6 +11,8 @@ import pytest
 from dnslib import A
 
 from mailflow.errors import ConfigError
+from mailflow.hooks.decisions import Edited, accept, defer, discard, hold, reject
+from mailflow.hooks.plain import plain
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.checks.hook import PolicyHook
 from mailflow.ingress.checks.parts import GREYLIST_FILE, PERMIT, Checks
@@ -208,6 +210,29 @@ async def test_functions_that_hang_or_answer_nonsense(functions):
         await answer(hook("functions_of_a_test:hang", time_limit="10ms").ask(FakeSituation()))
     with pytest.raises(TypeError, match="int"):
         hook("functions_of_a_test:nonsense").ask(FakeSituation())
+
+
+@pytest.mark.parametrize(
+    ("decision", "expected"),
+    [
+        (accept(), None),
+        (reject("No"), (Action.REFUSE, reply(550, "5.7.1", "No"), "")),
+        (defer("Bye", code=421, status="4.7.0"), (Action.CLOSE, reply(421, "4.7.0", "Bye"), "")),
+        (discard(), (Action.DISCARD, None, "")),
+        (hold("odd"), (Action.HOLD, None, "odd")),
+    ],
+)
+def test_functions_may_answer_decisions(functions, decision, expected):
+    functions.decide = lambda _situation: decision
+    it = PolicyHook(PolicyHookSettings(call="functions_of_a_test:decide"), plain)
+    found = it.ask(FakeSituation())
+    assert (found if found is None else found[:3]) == expected
+
+
+def test_functions_cannot_edit(functions):
+    functions.edit = lambda _situation: Edited(sender="")
+    with pytest.raises(TypeError, match="Edited"):
+        PolicyHook(PolicyHookSettings(call="functions_of_a_test:edit"), plain).ask(FakeSituation())
 
 
 def test_functions_that_are_not_there(functions, tmp_path):

@@ -70,7 +70,7 @@ def test_greylisting_remembers_over_restarts(serve: Serve, killed: bool) -> None
 def test_rules_say_who_is_asked_and_how_it_counts(serve: Serve) -> None:
     rules = [
         {"check": "reject_dnsbl", "mode": "soft-fail", "name": "bad names"},
-        {"check": "greylist", "sender": ["new.test"]},
+        {"check": "greylist", "sender": ["new.test"], "helo": ["!table:known"]},
         {"check": "check_policy_service", "sender": ["asked.test"], "reply": "Ask the postmaster"},
     ]
     # nobody is there, so its default is the answer
@@ -81,12 +81,14 @@ def test_rules_say_who_is_asked_and_how_it_counts(serve: Serve) -> None:
             policy={"rcpt": rules},
             dnsbl={"list": [{"zone": "helo.example", "kind": "helo"}], "use": "by_rule", "reasons": False},
             greylist={"use": "by_rule"},
+            table={"known": {"entries": {"known": ""}}},
             policy_service=[service],
             dns={"nameservers": [names.nameserver]},
         )
         assert rcpt(server) == "250 2.1.5 Ok"
         assert rcpt(server, "mail.bad.test") == "450 4.7.1 HELO name mail.bad.test is listed by helo.example"
         assert rcpt(server, sender="joe@new.test").startswith("450 4.7.1 Greylisted")
+        assert rcpt(server, "known", sender="joe@new.test") == "250 2.1.5 Ok"
         assert rcpt(server, sender="joe@asked.test") == "554 5.7.1 Ask the postmaster"
         assert server.wait_log("reject")[0]["rule"].startswith("bad names (")
 

@@ -1,7 +1,7 @@
 """A Python function as a check: `[[policy_hook]]`.
 
-It is called with the session as `Situation` and answers None or a `Verdict`, or is `async def`. When it raises,
-hangs or answers something else, the client hears 451 and the log has the traceback (`asking.py`). A function that is not
+It is called with the session as `Situation` and answers None or a `Verdict`, or is `async def`. What else it may answer
+is told by `read`, which makes verdicts of an embedding program's decisions (`hooks/plain.py`). When it raises, hangs or answers something else, the client hears 451 and the log has the traceback (`asking.py`). A function that is not
 async runs on the event loop and must not wait for anything: all sessions wait with it.
 """
 
@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from mailflow.ingress.checks.settings import PolicyHookSettings
 from mailflow.ingress.verdict import Finding, Situation, Verdict
 
+Read = Callable[[object], object]
+
 
 class PolicyHook:
     """The check `hook`."""
 
-    def __init__(self, settings: PolicyHookSettings) -> None:
+    def __init__(self, settings: PolicyHookSettings, read: Read = lambda found: found) -> None:
         """Imports the function. Raises ValueError, in words for the operator, when there is no such function."""
         self.name = settings.title
+        self._read = read
         self._seconds = settings.time_limit
         self._call = _find(settings.call)
 
@@ -39,10 +42,11 @@ class PolicyHook:
             return self._checked(await found)
 
     def _checked(self, found: Any) -> Finding:
+        found = self._read(found)
         if found is None:
             return None
         if not isinstance(found, Verdict):
-            raise TypeError(f"{self.name} answered {type(found).__name__}, not a Verdict or None")
+            raise TypeError(f"{self.name} answered {type(found).__name__}, which is no verdict")
         return found if found.rule else found._replace(rule=self.name)
 
 

@@ -21,7 +21,7 @@ from mailflow.ingress.checks.dnsbl import Dnsbl, Lookups
 from mailflow.ingress.checks.dnsbl_selftest import SelfTest
 from mailflow.ingress.checks.greylist_store import GreylistStore
 from mailflow.ingress.checks.greylisting import Greylisting
-from mailflow.ingress.checks.hook import PolicyHook
+from mailflow.ingress.checks.hook import PolicyHook, Read
 from mailflow.ingress.checks.mistakes import missing
 from mailflow.ingress.checks.policy_service import PolicyService
 from mailflow.ingress.checks.settings import (
@@ -68,8 +68,9 @@ class Checks:
         dns: Lookups,
         log: Events,
         spool: Path,
+        read: Read = lambda found: found,
     ) -> None:
-        """Raises ConfigError when a function cannot be imported."""
+        """`read` makes verdicts of what functions answer. Raises ConfigError when a function cannot be imported."""
         self._settings = dnsbl, greylist, services, hooks
         self._log, self._spool = log, spool
         self._dnsbl = Dnsbl(dnsbl, dns, time.monotonic, self._warn)
@@ -77,7 +78,7 @@ class Checks:
         self._greylisting: Greylisting | None = None
         self._store: GreylistStore | None = None
         self._services = [(settings, PolicyService(settings)) for settings in services]
-        self._hooks = [(settings, _hook(number, settings)) for number, settings in enumerate(hooks)]
+        self._hooks = [(settings, _hook(number, settings, read)) for number, settings in enumerate(hooks)]
 
     def __repr__(self) -> str:
         return f"<Checks {self._dnsbl} {self._greylisting} {self._services} {self._hooks}>"
@@ -188,9 +189,9 @@ def _named(name: str, parts: Sequence[tuple[object, T]]) -> T:
     return next(part for _, part in parts if name in ("", part.name))
 
 
-def _hook(number: int, settings: PolicyHookSettings) -> PolicyHook:
+def _hook(number: int, settings: PolicyHookSettings, read: Read) -> PolicyHook:
     try:
-        return PolicyHook(settings)
+        return PolicyHook(settings, read)
     except ValueError as error:
         raise ConfigError([ConfigProblem(str(error), key=f"policy_hook[{number}].call")]) from error
 

@@ -173,7 +173,8 @@ class PolicyServiceSettings(Section):
 
 
 class PolicyHookSettings(Section):
-    """A Python function that is asked, sync or async: `def check(situation) -> Verdict | None`."""
+    """A Python function that is asked, sync or async: `def check(situation)`. It answers None, a verdict, or `reject(…)`
+    and the other decisions of `mailflow.hooks` but edits."""
 
     name: str = setting("", max_length=100)
     """What rules of the policy and the log call it; empty = the function's name."""
