@@ -49,7 +49,7 @@ def _steps(tree: Any, *, repeated: bool) -> int:
         if operation in _REPEATS:
             least, most, inner = argument
             most = min(most, KEY_CHARACTERS)
-            if repeated and most > 1:
+            if repeated:
                 raise Unbounded('a repetition inside of another (accepted: "[a-z.]+" in place of "([a-z]+.)+")')
             ways *= max(1, most - least + 1) * _steps(inner, repeated=repeated or most > 1)
         elif operation is _constants.BRANCH:

@@ -97,14 +97,16 @@ class Trial:
         self._lists = [guard.rules for guard in rules]
         self._outcome = Outcome()
         self._stage = ""
-        panel = Panel([*rules, *others], relays=relays, modes=modes, names=names)
-        self._desk = Desk(recipients, self, relay, self, RECIPIENTS, panel=panel, service=service)
+        self._panel = partial(Panel, [*rules, *others], relays=relays, modes=modes)
+        self._names = names
+        self._desk = partial(Desk, recipients, self, relay, self, RECIPIENTS, service=service)
 
     async def run(self, client: Client) -> Outcome:
         """Plays one session."""
         self._outcome = outcome = Outcome()
         wire = _Wire()
-        session = Session(self._desk, wire, client.address, PORT)
+        panel = self._panel(names=self._names if client.name is None else None)
+        session = Session(self._desk(panel=panel), wire, client.address, PORT)
         facts: dict[str, Any] = {
             key: value
             for key, value in (("login", client.login), ("certificate", client.certificate), ("tls", client.tls))
