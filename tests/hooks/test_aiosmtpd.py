@@ -17,7 +17,11 @@ from typing import Any
 import pytest
 from aiosmtpd import handlers
 from aiosmtpd.controller import Controller
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mailflow.hooks.aiosmtpd_server import mail_options, rcpt_options, reply_of
+from mailflow.smtp.commands import MailParams, RcptParams
 from tests.hooks.rig import serve
 from tests.support.client import Client, mail
 from tests.support.sink import Sink
@@ -492,3 +496,74 @@ def test_hooks_and_handler_do_not_go_together() -> None:
         Mailflow(some, authenticator=print)
     with pytest.raises(ValueError, match="take"):
         Mailflow(some, handler=Takes(), handler_mode="queue")  # type: ignore[arg-type]
+
+
+def test_every_kind_of_option_is_listed() -> None:
+    params = MailParams(
+        9, "8BITMIME", smtputf8=True, ret="HDRS", envid="a+2Bb", requiretls=True, auth="<>", by=(120, "RT"), hold_for=60
+    )
+    assert mail_options(params) == [
+        "SIZE=9", "BODY=8BITMIME", "SMTPUTF8", "RET=HDRS", "ENVID=a+2Bb", "REQUIRETLS", "AUTH=<>", "BY=120;RT", "HOLDFOR=60",
+    ]  # fmt: skip
+    assert mail_options(MailParams(hold_until=1893553445.0)) == ["HOLDUNTIL=2030-01-02T03:04:05+00:00"]
+    assert rcpt_options(RcptParams("NEVER", "rfc822;Ann@x.test")) == [
+        "NOTIFY=NEVER", "ORCPT=rfc822;Ann@x.test",
+    ]  # fmt: skip
+
+
+@given(st.text() | st.lists(st.from_regex(r"[2-5][0-9]{2}[ -][ -~]{0,30}", fullmatch=True)).map("\r\n".join))
+def test_a_status_is_a_reply_or_an_error(status: str) -> None:
+    try:
+        reply = reply_of(status)
+    except ValueError:
+        return
+    wire = reply.encode()
+    assert wire.endswith(b"\r\n")
+    lines = wire[:-2].split(b"\r\n")
+    assert all(line[:3] == lines[0][:3] and line[3:4] == b"-" for line in lines[:-1])
+    assert lines[-1][3:4] == b" "
+    assert b"\n" not in wire.replace(b"\r\n", b"")
+    assert [line[4:] for line in lines] == [
+        line[4:].encode("utf-8", "surrogateescape") for line in re.split("\r?\n", status)
+    ]
+
+
+def test_lmtp_has_a_reply_for_each_recipient(tmp_path: Path) -> None:
+    more = {"listener": [{"bind": "127.0.0.1:0", "protocol": "lmtp"}]}
+
+    def talk(port: int) -> list[str]:
+        with Client(port) as client:
+            lines = [
+                "LHLO c.test",
+                "MAIL FROM:<a@b.test>",
+                "RCPT TO:<c@d.test>",
+                "RCPT TO:<e@f.test>",
+                "DATA",
+                "x\r\n.",
+            ]
+            return [client.say(line) for line in lines] + [client.reply()]
+
+    for mode in ("take", "filter"):
+        spy = Spy()
+        (tmp_path / mode).mkdir()
+        given_more = more | {
+            "local": {"domains": ["d.test", "f.test"], "users": ["c", "e"], "maildir": str(tmp_path / "{user}")}
+        }
+        outcome = serve(tmp_path / mode, talk, handler=spy, handler_mode=mode, more=given_more)
+        assert outcome.result[-1][:3] == outcome.result[-2][:3] == "250"
+        assert [seen[0] for seen in spy.seen] == ["EHLO", "MAIL", "RCPT", "RCPT", "DATA"]
+
+
+def test_bdat_and_vrfy_by_policy(tmp_path: Path) -> None:
+    spy = Spy()
+
+    def talk(port: int) -> list[str]:
+        with Client(port) as client:
+            replies = [client.say(line) for line in [*DIALOGUE[:3], "VRFY alice@example.test"]]
+            client.send(b"BDAT 4\r\nab\r\nBDAT 4 LAST\r\ncd\r\n")
+            return [*replies, client.reply(), client.reply()]
+
+    replies = ours(tmp_path, spy, talk, more={"protocol": {"vrfy": "known"}})
+    assert replies[3] == "252 who knows"
+    assert replies[-1] == "250 2.6.0 taken"
+    assert spy.seen[-1][-1] == b"ab\r\ncd\r\n"

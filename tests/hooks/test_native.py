@@ -220,6 +220,7 @@ async def _raise_later(*_: object) -> None:
         Edited(recipients=[]),
         Edited(recipients="alice@example.test"),
         Edited(recipients=["alice@example.test\r\n"]),
+        Edited(content="text"),  # type: ignore[arg-type]
     ],
     ids=lambda bad: getattr(bad, "__name__", str(bad))[:30],
 )

@@ -58,6 +58,10 @@ class IdentifiedSession(Session):
         if self._wire is not None:
             self._wire.push(lines)
 
+    def get_extra_info(self, name: str) -> Any:
+        """The transport's `get_extra_info`."""
+        return self._wire.get_extra_info(name) if self._wire is not None else None
+
     def connect(self) -> Answer:
         """A balancer's client is let in when `handle_PROXY` says so, or is not there."""
         self._begun = True
@@ -67,11 +71,15 @@ class IdentifiedSession(Session):
     def identify(self, **changes: Any) -> None:
         """Tells the handler's session object, too."""
         super().identify(**changes)
+        if "address" in changes:
+            self.smtp.peer = (self.address, self.peer.port)  # type: ignore[assignment] # as in __init__
+        if changes.get("helo") == "":
+            self.smtp.host_name = None
         if changes.get("tls"):
             self._secured()
         if changes.get("via"):
             data: Any = ProxyData(version=None)
-            data.src_addr, data.src_port = self.address, self._port
+            data.src_addr, data.src_port = self.address, self.peer.port
             self.smtp.proxy_data = data
         if changes.get("login"):
             smtp: Any = self.smtp  # its annotations leave out what these hold
@@ -84,7 +92,7 @@ class IdentifiedSession(Session):
             fresh = SmtpSession(self._host.loop)
             fresh.peer, fresh.proxy_data = self.smtp.peer, self.smtp.proxy_data
             self.smtp, self.letter = fresh, Envelope()
-        self.smtp.ssl = _tls_facts(self._wire.extra("ssl_object") if self._wire is not None else None)  # noqa: S610 - no Django here
+        self.smtp.ssl = _tls_facts(self.get_extra_info("ssl_object"))
         hook = self._host.hooks.get("STARTTLS")
         if hook is None or not self._begun:
             return

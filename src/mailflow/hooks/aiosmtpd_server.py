@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.smtp import AuthResult, Envelope
@@ -116,12 +117,29 @@ class HandlerServer:
         """aiosmtpd's envelope of this transaction."""
         return self._session.letter
 
+    @property
+    def transport(self) -> HandlerTransport:
+        """For `get_extra_info`; a handler closes a session with a reply of 421."""
+        return HandlerTransport(self._session)
+
     async def push(self, status: str | bytes) -> None:
         """Says a line to the client before the reply of the running hook. Raises ValueError for more than one line."""
         line = status.encode() if isinstance(status, str) else status
         if b"\r" in line or b"\n" in line:
             raise ValueError("push takes one line without its line end")
         self._session.push(line + b"\r\n")
+
+
+class HandlerTransport:
+    """What a handler may ask of the connection."""
+
+    def __init__(self, session: IdentifiedSession) -> None:
+        self._session = session
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As asyncio's transports have it."""
+        found = self._session.get_extra_info(name)
+        return default if found is None else found
 
 
 def refuse(*_: object) -> AuthResult:
@@ -156,8 +174,13 @@ def reply_of_lines(lines: Iterable[str]) -> Reply:
 
 
 def mail_options(params: MailParams) -> list[str]:
-    """The parameters of MAIL as aiosmtpd lists them: words in upper case."""
-    return [_option(name, value) for name, value in params._asdict().items() if value]
+    """The parameters of MAIL as aiosmtpd lists them: "SIZE=1000", "SMTPUTF8"."""
+    given: dict[str, object] = params._asdict()
+    if params.by is not None:
+        given["by"] = f"{params.by[0]};{params.by[1]}"
+    given["holdfor"], until = given.pop("hold_for"), given.pop("hold_until")
+    given["holduntil"] = datetime.fromtimestamp(params.hold_until, UTC).isoformat() if until else None
+    return [_option(name, value) for name, value in given.items() if value]
 
 
 def rcpt_options(params: RcptParams) -> list[str]:
@@ -166,4 +189,4 @@ def rcpt_options(params: RcptParams) -> list[str]:
 
 
 def _option(name: str, value: object) -> str:
-    return name.upper() if value is True else f"{name.upper()}={value}".upper()
+    return name.upper() if value is True else f"{name.upper()}={value}"

@@ -40,13 +40,10 @@ from mailflow.smtp.address import AddressError, parse_address, parse_path
 from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer
 from mailflow.smtp.reply import Reply, reply
-from mailflow.submission import message_bytes
 
 NEED_RCPT = reply(503, "5.5.1", "Need RCPT command")
 NOT_VERIFIED = reply(502, "5.5.2", "Could not VRFY this address")
 TAKEN = reply(250, "2.0.0", "Ok")
-
-_NOWHERE = Route("discard", "", "", "a handler takes the message")
 
 
 class HandledSession(IdentifiedSession):
@@ -103,13 +100,8 @@ class HandledSession(IdentifiedSession):
             return replies.HELO_FIRST
         self.letter = Envelope()
         self.letter.smtp_utf8 = params.smtputf8
-        if self._host.filters:
-            answer = super().mail(sender, params)
-            return self._open() if answer is replies.MAIL_OK and not self._panel.mail else answer
-        self.sender, self.params, self.recipients, self._marks, self._instance = sender, params, [], None, ""
-        self._opening = True
-        questions = self._panel.mail
-        return self._ask(questions, self._open) if questions else self._open()
+        answer = super().mail(sender, params)
+        return self._open() if answer is replies.MAIL_OK and not self._panel.mail else answer
 
     def _open(self) -> Answer:
         address, options = self.sender or NULL_SENDER, mail_options(self.params)
@@ -125,6 +117,9 @@ class HandledSession(IdentifiedSession):
         self._opening = answer.code >= 400
         return answer
 
+    def _standing(self, refusal: Reply, rule: str, why: str = "") -> Reply | None:
+        return super()._standing(refusal, rule, why) if self._host.filters else None
+
     def rcpt(self, recipient: str, params: RcptParams) -> Answer:
         """RCPT; in mode "take" no address is refused but by a guard or the handler."""
         if not self.letter.mail_from:  # a handler's MAIL that said 250 and set nothing
@@ -134,10 +129,13 @@ class HandledSession(IdentifiedSession):
         self.recipient = recipient
         if len(self.recipients) >= self._desk.recipient_limit:
             return TOO_MANY_RECIPIENTS
+        route = Route("discard", "", recipient, "a handler takes the message")
         questions = self._panel.rcpt
-        if questions:
-            return self._ask(questions, lambda: self._take(recipient, params, _NOWHERE))
-        return self._take(recipient, params, _NOWHERE)
+        return (
+            self._ask(questions, lambda: self._take(recipient, params, route))
+            if questions
+            else self._take(recipient, params, route)
+        )
 
     def _take(self, recipient: str, params: RcptParams, route: Route) -> Answer:
         options = rcpt_options(params)
@@ -196,14 +194,10 @@ class HandledSession(IdentifiedSession):
             return recipients
         self.sender = incoming.envelope.sender = sender
         self.recipients[:] = recipients
-        if isinstance(incoming, Collected) and letter.content is not letter.original_content:
-            content = (
-                letter.content.encode("utf-8", "surrogateescape") if isinstance(letter.content, str) else letter.content
-            )
-            content = message_bytes(bytes(content or b""))
-            if len(content) > self._host.message_size:
-                raise ValueError("the handler has made the message larger than limits.message_size")
-            incoming.replace(content)
+        content = letter.content
+        if isinstance(incoming, Collected) and content is not letter.original_content:
+            text = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+            incoming.replace(text or b"", self._host.message_size)
         self.letter = Envelope()
         return super()._hand_over()
 
@@ -231,10 +225,14 @@ class HandledSession(IdentifiedSession):
             return usual
         if verb == "VRFY":
             try:
-                return self._call(verb, (parse_path(text)[0],), reply_of)
+                return self.vrfy(parse_path(text)[0])
             except AddressError:
                 return NOT_VERIFIED
         return self._call(verb, (text.strip(" ") or None,) if verb == "NOOP" else (), reply_of)
+
+    def vrfy(self, address: str) -> Answer:
+        """VRFY, where it is answered at all."""
+        return self._call("VRFY", (address,), reply_of) if "VRFY" in self._host.hooks else super().vrfy(address)
 
     def reset(self) -> None:
         """The transaction is forgotten, by the handler too."""

@@ -16,6 +16,7 @@ from mailflow.budget import Budget
 from mailflow.envelope import InboundEnvelope
 from mailflow.ingress.ports import Incoming, Intake
 from mailflow.smtp.reply import Reply, reply
+from mailflow.submission import message_bytes
 
 NO_MEMORY = reply(452, "4.3.1", "Insufficient memory for this message now, try again later")
 
@@ -66,8 +67,18 @@ class Collected:
             self._chunks = [b"".join(self._chunks)]
         return self._chunks[0]
 
-    def replace(self, content: bytes) -> None:
-        """Puts another content in its place."""
+    def replace(self, content: bytes, limit: int) -> None:
+        """Puts another content in its place; line ends become CR LF, but in a binary message.
+
+        Raises TypeError when it is not bytes, ValueError when it is longer than `limit` bytes.
+        """
+        if not isinstance(content, (bytes, bytearray, memoryview)):
+            raise TypeError(f"the new content is {type(content).__name__}, not bytes")
+        content = bytes(content)
+        if self.envelope.options.body != "BINARYMIME":
+            content = message_bytes(content)
+        if len(content) > limit:
+            raise ValueError(f"the new content is larger than limits.message_size ({limit} bytes)")
         self._forget()
         self._chunks = [content]
         self._size = len(content)
@@ -98,11 +109,11 @@ class Collected:
 class Collecting:
     """An intake that keeps each message until its end."""
 
-    def __init__(self, intake: Intake, limit: int) -> None:
-        """`limit`: bytes, of all messages together."""
+    def __init__(self, intake: Intake, limit: int, room: Callable[[int], Reply | None]) -> None:
+        """`limit`: bytes, of all messages together; `room`: as `Intake.room`."""
         self._intake = intake
         self._budget = Budget(limit)
-        self.room = intake.room
+        self.room = room
 
     def __repr__(self) -> str:
         return f"<Collecting {self._budget}>"

@@ -25,7 +25,6 @@ from mailflow.ingress.ports import Events, Recipients
 from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Situation, Stage, Verdict
 from mailflow.smtp.address import parse_address
 from mailflow.smtp.reply import Reply
-from mailflow.submission import message_bytes
 
 Answer = Decision | None
 
@@ -169,7 +168,9 @@ class HookGuard:
                 return Verdict(Action.REFUSE, found, rule=rule)
             recipients = found
         if edited.content is not None:
-            self._replace(edited.content, situation)
+            incoming = situation.incoming
+            assert isinstance(incoming, Collected)  # noqa: S101 - on_data is asked about collected messages only
+            incoming.replace(edited.content, self._bounds.message_size)
         return Verdict(Action.EDIT, reason=edited.hold, rule=rule, header=header, edit=Edit(sender, recipients))
 
     def _recipients(self, addresses: Sequence[str], there: Sequence[Recipient]) -> list[Recipient] | Reply:
@@ -184,13 +185,6 @@ class HookGuard:
                 return recipient
             found.append(recipient)
         return found
-
-    def _replace(self, content: bytes, situation: Situation) -> None:
-        content = message_bytes(bytes(content))
-        if len(content) > self._bounds.message_size:
-            raise ValueError(f"the new content is larger than limits.message_size ({self._bounds.message_size} bytes)")
-        assert isinstance(situation.incoming, Collected)  # noqa: S101 - on_data is asked only about collected messages
-        situation.incoming.replace(content)
 
 
 def resolved(resolve: Callable[[str], Any], address: str) -> Recipient | Reply:

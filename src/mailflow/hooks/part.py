@@ -42,6 +42,8 @@ class Part:
         """Makes sessions that talk to a handler."""
         self.authenticate: Authenticate | None = programs.authenticate
         """AUTH's back end, if the program brings one."""
+        self._stores = True
+        """Whether messages go to disk, as a rule."""
         self._collects = False
         self._limit = max(settings.content_memory, limits.message_size)
         self._teller: QueuedTeller | None = None
@@ -83,6 +85,7 @@ class Part:
         self.session = partial(HandledSession, host)
         if programs.authenticator is not None:
             self.authenticate = authenticate
+        self._stores = host.filters
         self._collects = not host.filters or "DATA" in host.hooks
         ignored = [name for name in dir(programs.handler) if name == "handle_AUTH" or name.startswith("auth_")]
         if ignored:
@@ -99,7 +102,9 @@ class Part:
         """What sessions hand messages to; in the end, `intake`."""
         if self._teller is not None:
             intake = Telling(intake, self._teller.tell)
-        return Collecting(intake, self._limit) if self._collects else intake
+        if not self._collects:
+            return intake
+        return Collecting(intake, self._limit, intake.room if self._stores else lambda _size: None)
 
     async def close(self) -> None:
         """Breaks off what still runs."""

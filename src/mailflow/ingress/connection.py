@@ -384,7 +384,7 @@ class Connection(asyncio.Protocol):
         """What EHLO or HELO is answered with when nobody minds."""
         return self._core.hello_reply() if self._core is not None else b""
 
-    def extra(self, name: str) -> Any:
+    def get_extra_info(self, name: str) -> Any:
         """The transport's `get_extra_info`."""
         return self._transport.get_extra_info(name) if self._transport is not None else None
 

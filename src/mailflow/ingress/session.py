@@ -156,7 +156,7 @@ class Wire(Protocol):
         """What EHLO or HELO, whichever came last, is answered with when nobody minds."""
         ...
 
-    def extra(self, name: str) -> Any:
+    def get_extra_info(self, name: str) -> Any:
         """The transport's `get_extra_info`; None when there is no such thing."""
         ...
 
@@ -372,7 +372,7 @@ class Session(Served):
 
     def bindings(self) -> dict[str, bytes]:
         """The connection's channel bindings by name (RFC 5056)."""
-        found = None if self._wire is None else self._wire.extra("channel_bindings")  # noqa: S610 - no Django here
+        found = None if self._wire is None else self._wire.get_extra_info("channel_bindings")
         return found or {}
 
     def mail(self, sender: str, params: MailParams) -> Answer:

@@ -246,7 +246,7 @@ class _Wire:
     def hello_reply(self) -> bytes:
         return b""
 
-    def extra(self, name: str) -> Any:  # noqa: ARG002 - as `session.Wire`
+    def get_extra_info(self, name: str) -> Any:  # noqa: ARG002 - as `session.Wire`
         return None
 
     def slow_down(self, seconds: float) -> None:
