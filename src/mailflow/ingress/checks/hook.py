@@ -1,8 +1,9 @@
 """A Python function as a check: `[[policy_hook]]`.
 
 It is called with the session as `Situation` and answers None or a `Verdict`, or is `async def`. What else it may answer
-is told by `read`, which makes verdicts of an embedding program's decisions (`hooks/plain.py`). When it raises, hangs or answers something else, the client hears 451 and the log has the traceback (`asking.py`). A function that is not
-async runs on the event loop and must not wait for anything: all sessions wait with it.
+is told by `read`, which makes verdicts of an embedding program's decisions (`hooks/plain.py`). When it raises, hangs
+or answers something else, the client hears 451 and the log has the traceback (`asking.py`). A function that is not async
+runs on the event loop and must not wait for anything: all sessions wait with it.
 """
 
 from __future__ import annotations

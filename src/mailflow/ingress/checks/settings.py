@@ -152,7 +152,7 @@ class PolicyServiceSettings(Section):
     use: Use = setting("always")
     """Whether strangers are always checked, or only where a rule of the policy says `check_policy_service`."""
     stages: list[Literal["connect", "helo", "mail", "rcpt", "data", "end-of-data"]] = setting(["rcpt"], min_length=1)
-    """When it is asked, for `use = "always"`."""
+    """When it is asked, for `use = "always"`. DISCARD, HOLD and PREPEND mark a message, so they have no effect before "mail"."""
     time_limit: Duration = setting("30s", gt=0, postfix="smtpd_policy_service_timeout")
     """For one question, connecting included."""
     default_action: Annotated[str, AfterValidator(_action)] = setting(
