@@ -106,7 +106,7 @@ class Client:
         return {name.replace("_", "-"): data for name, data in self._bindings.items()}
 
     def later(self, work: Any, failed: Reply) -> Any:
-        self.coming = asyncio.ensure_future(work)
+        self.coming = asyncio.ensure_future(work())
         return PENDING
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:

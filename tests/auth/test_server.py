@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,3 +107,32 @@ async def test_without_a_back_end_nothing_is_offered(tmp_path):
 
     async with Mailflow(settings(tmp_path)) as mta:
         await talk(mta, conversation)
+
+
+@in_loop
+async def test_a_client_that_leaves_while_its_password_is_verified(tmp_path):
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    async def authenticate(login: str, password: str) -> bool:
+        asked.set()
+        await gate.wait()
+        return True
+
+    async with Mailflow(settings(tmp_path), authenticate=authenticate) as mta:
+        host, _, port = mta.addresses[0].rpartition(":")
+        for wait in (True, False):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"EHLO client.test\r\nAUTH PLAIN AGFsaWNlAHg=\r\n")
+            while not (await reader.readline()).startswith(b"250 "):
+                pass
+            if wait:
+                await asked.wait()
+            reset = struct.pack("ii", 1, 0)  # no half-closed connection, whose client may still read the answer
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            writer.transport.abort()
+        listener = mta.server.listener
+        assert listener is not None
+        async with asyncio.timeout(10):
+            while listener.sessions:
+                await asyncio.sleep(0)
+    assert "status=ok" not in (tmp_path / "log").read_text()

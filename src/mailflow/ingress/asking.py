@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from mailflow.ingress.abuse.conduct import Conduct
@@ -160,15 +160,15 @@ class Asked:
         if answer is not PENDING:
             self._decided(answer)
 
-    def later(self, work: Coroutine[Any, Any, Reply], failed: Reply) -> Answer:
+    def later(self, work: Callable[[], Awaitable[Reply]], failed: Reply) -> Answer:
         """Answers with what `work` gives, or with `failed` when it raises or takes longer than the panel's limit."""
         self._task = asyncio.get_running_loop().create_task(self._work(work, failed))
         return PENDING
 
-    async def _work(self, work: Coroutine[Any, Any, Reply], answer: Reply) -> None:
+    async def _work(self, work: Callable[[], Awaitable[Reply]], answer: Reply) -> None:
         try:
             async with asyncio.timeout(self._panel.seconds):
-                answer = await work
+                answer = await work()
         except TimeoutError:
             self.event("warning", level=40, reason="a command took too long")
         except Exception:  # noqa: BLE001 - as in _ask

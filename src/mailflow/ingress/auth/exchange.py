@@ -10,7 +10,8 @@ Neither passwords nor tokens are kept beyond their question, and none is ever lo
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from mailflow.envelope import Peer
@@ -40,7 +41,7 @@ class Client(Protocol):
         """The connection's channel bindings by name."""
         ...
 
-    def later(self, work: Coroutine[Any, Any, Reply], failed: Reply) -> Answer:
+    def later(self, work: Callable[[], Awaitable[Reply]], failed: Reply) -> Answer:
         """Runs `work` and answers with its reply; with `failed` when it raises or takes too long."""
         ...
 
@@ -89,7 +90,7 @@ class Exchange:
         left = self._auth.locked(self._client.peer.address, login)
         if left:
             return self._locked(left)
-        return self._client.later(self._ask(step), replies.AUTH_UNAVAILABLE)
+        return self._client.later(partial(self._ask, step), replies.AUTH_UNAVAILABLE)
 
     async def _ask(self, step: Step) -> Reply:
         """Answers a question of the mechanism."""
