@@ -18,7 +18,8 @@ from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.abuse.conduct import Conduct
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.authenticator import Authenticator
-from mailflow.ingress.connection import Connection, Hall
+from mailflow.ingress.connection import Connection
+from mailflow.ingress.hall import Hall
 from mailflow.ingress.limits import Handshakes, NetworkLimit, SessionCounts
 from mailflow.ingress.policy import RelayControl
 from mailflow.ingress.ports import Events, Intake, Recipients, Sites

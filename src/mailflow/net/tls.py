@@ -41,7 +41,7 @@ _CIPHERS: dict[Level, str] = {
     "modern": _AEAD,
     "intermediate": _AEAD,
     # Level 0 because TLS 1.0 and 1.1 sign with SHA-1, which OpenSSL 3 allows nowhere else.
-    "old": f"{_AEAD}:ECDHE+AES:AESGCM:AES:!aNULL:!eNULL:!PSK:!SRP:@SECLEVEL=0",
+    "old": f"{_AEAD}:ECDHE+AES:AESGCM:AES:!AESCCM:!aNULL:!eNULL:!PSK:!SRP:@SECLEVEL=0",
 }
 _MINIMUM: dict[Level, ssl.TLSVersion] = {
     "modern": ssl.TLSVersion.TLSv1_3,

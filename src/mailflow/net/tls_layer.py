@@ -63,7 +63,6 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
     def start(self) -> None:
         """Takes the transport over."""
         self._below.set_protocol(self)
-        self._below.resume_reading()
 
     @property
     def words(self) -> str:
