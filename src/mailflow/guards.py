@@ -61,7 +61,11 @@ class Guards:
         if programs.hooks is not None or programs.handler is not None:
             from mailflow.hooks.part import Part
 
-            self._part = Part(programs, settings.hooks, settings.limits, recipients, log, hostname=settings.hostname)
+            sizes = [listener.limits.of(settings.limits).message_size for listener in settings.listener]
+            limits = settings.limits.model_copy(
+                update={"message_size": max(sizes, default=settings.limits.message_size)}
+            )
+            self._part = Part(programs, settings.hooks, limits, recipients, log, hostname=settings.hostname)
         self.checks = Checks(
             settings.dnsbl,
             settings.greylist,

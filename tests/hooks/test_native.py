@@ -192,6 +192,43 @@ def test_a_program_may_send_on_what_a_stranger_may_not(tmp_path: Path) -> None:
     assert [r.address for m in outcome.queue for r in m.recipients] == ["else@remote.test"]
 
 
+@pytest.mark.parametrize(
+    ("given", "replies"),
+    [
+        (hooks(on_rcpt=Edited(recipients=["alice@example.test", "bob@example.test"])), ["250", "250"]),
+        (hooks(on_data=Edited(recipients=["bob@example.test"])), ["250", "250"]),
+        (hooks(on_data=Edited(recipients=["nobody@example.test"])), ["550", "550"]),
+        (hooks(on_data=reject()), ["550", "550"]),
+        (hooks(on_data=discard()), ["250", "250"]),
+    ],
+)
+def test_lmtp_has_a_reply_for_each_recipient_of_the_client(tmp_path: Path, given: Hooks, replies: list[str]) -> None:
+    def talk(port: int) -> list[str]:
+        with Client(port) as client:
+            for line in ("LHLO c.test", "MAIL FROM:<>", "RCPT TO:<alice@example.test>", "RCPT TO:<bob@example.test>"):
+                assert client.say(line).startswith("250")
+            client.say("DATA")
+            client.send(b"x\r\n.\r\nNOOP\r\n")
+            return [client.reply() for _ in range(3)]
+
+    more = {"listener": [{"bind": "127.0.0.1:0", "protocol": "lmtp"}]}
+    *answers, noop = serve(tmp_path, talk, hooks=given, more=more).result
+    assert [answer[:3] for answer in answers] == replies
+    assert noop == "250 2.0.0 Ok"
+
+
+def test_stand_ins_count_as_recipients(tmp_path: Path) -> None:
+    many = [f"{n}@remote.test" for n in range(60)]
+
+    def talk(port: int) -> list[str]:
+        with Client(port) as client:
+            lines = ["EHLO c.test", "MAIL FROM:<>", "RCPT TO:<alice@example.test>", "RCPT TO:<bob@example.test>"]
+            return [client.say(line) for line in lines]
+
+    outcome = serve(tmp_path, talk, hooks=hooks(on_rcpt=Edited(recipients=many)), more={"limits": {"recipients": 100}})
+    assert [answer[:9] for answer in outcome.result[2:]] == ["250 2.1.5", "452 4.5.3"]
+
+
 async def _hang(*_: object) -> None:
     await asyncio.Event().wait()
 

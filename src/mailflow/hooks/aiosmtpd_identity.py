@@ -9,9 +9,9 @@ authenticator runs in a thread, as it may take its time, while its session waits
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from aiosmtpd.proxy_protocol import ProxyData
@@ -120,8 +120,8 @@ class IdentifiedSession(Session):
     async def authenticate(self, login: str, password: str) -> bool:
         """Asks aiosmtpd's authenticator."""
         host, secret = self._host, LoginPassword(login.encode(), password.encode())
-        asked = asyncio.to_thread(host.authenticator, self._server, self.smtp, self.letter, self._mechanism, secret)
-        result = await host.runner.run(asked)
+        ask = partial(host.authenticator, self._server, self.smtp, self.letter, self._mechanism, secret)
+        result = await host.runner.run(host.pool.run(ask))
         if not isinstance(result, AuthResult):
             raise TypeError(f"the authenticator returned {type(result).__name__}, not AuthResult")
         self._auth_data = result.auth_data

@@ -18,6 +18,7 @@ from aiosmtpd.smtp import Session as SmtpSession
 
 from mailflow.hooks.program import HandlerMode
 from mailflow.hooks.running import Runner
+from mailflow.ingress.auth.backend import Pool
 from mailflow.ingress.ports import Recipients
 from mailflow.smtp.commands import MailParams, RcptParams
 from mailflow.smtp.reply import Reply
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 STATUS_LINES = 100
 """Lines of a status that a handler may give."""
+AUTHENTICATOR_THREADS = 4
+AUTHENTICATOR_WAITING = 100
+"""Logins that wait for one of the threads; further ones hear 454."""
 NULL_SENDER = "<>"
 """How aiosmtpd writes it in `mail_from`."""
 
@@ -57,6 +61,7 @@ class Host:
         self.recipients = recipients
         self.authenticator = authenticator or refuse
         """aiosmtpd's; called in a thread."""
+        self.pool = Pool("authenticator", AUTHENTICATOR_THREADS, AUTHENTICATOR_WAITING)
         self.hostname = hostname
         self.message_size = message_size
         self.loop = asyncio.get_running_loop()

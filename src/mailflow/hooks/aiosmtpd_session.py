@@ -131,11 +131,9 @@ class HandledSession(IdentifiedSession):
             return TOO_MANY_RECIPIENTS
         route = Route("discard", "", recipient, "a handler takes the message")
         questions = self._panel.rcpt
-        return (
-            self._ask(questions, lambda: self._take(recipient, params, route))
-            if questions
-            else self._take(recipient, params, route)
-        )
+        if questions:
+            return self._ask(questions, lambda: self._take(recipient, params, route))
+        return self._take(recipient, params, route)
 
     def _take(self, recipient: str, params: RcptParams, route: Route) -> Answer:
         options = rcpt_options(params)
@@ -186,7 +184,8 @@ class HandledSession(IdentifiedSession):
     def _queue(self) -> Answer:
         """The message goes into the queue as the handler has left it. Raises ValueError for what cannot."""
         incoming, letter = self._incoming, self.letter
-        assert incoming is not None  # noqa: S101 - asked at the end of a message
+        if incoming is None:  # the session has ended meanwhile
+            return FAILED
         sender = letter.mail_from or ""
         sender = "" if sender == NULL_SENDER else parse_address(sender)
         recipients = self._recipients(letter.rcpt_tos)

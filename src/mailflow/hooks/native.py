@@ -22,6 +22,7 @@ from mailflow.hooks.collecting import NO_MEMORY, Collected
 from mailflow.hooks.decisions import Accept, Decision, Discard, Edited, Hold, Refusal, header_fields
 from mailflow.hooks.running import FAILED, Runner, log_failure
 from mailflow.ingress.ports import Events, Recipients
+from mailflow.ingress.session import TOO_MANY_RECIPIENTS
 from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Situation, Stage, Verdict
 from mailflow.smtp.address import parse_address
 from mailflow.smtp.reply import Reply
@@ -163,7 +164,7 @@ class HookGuard:
         sender = parse_address(edited.sender) if edited.sender else edited.sender
         recipients = None
         if edited.recipients is not None:
-            found = self._recipients(edited.recipients, () if stage is Stage.RCPT else situation.recipients)
+            found = self._recipients(stage, edited.recipients, situation.recipients)
             if isinstance(found, Reply):
                 return Verdict(Action.REFUSE, found, rule=rule)
             recipients = found
@@ -173,10 +174,16 @@ class HookGuard:
             incoming.replace(edited.content, self._bounds.message_size)
         return Verdict(Action.EDIT, reason=edited.hold, rule=rule, header=header, edit=Edit(sender, recipients))
 
-    def _recipients(self, addresses: Sequence[str], there: Sequence[Recipient]) -> list[Recipient] | Reply:
+    def _recipients(
+        self, stage: Stage, addresses: Sequence[str], there: Sequence[Recipient]
+    ) -> list[Recipient] | Reply:
         """Resolved as RCPT does it; who is there already keeps what the client asked for him."""
         if isinstance(addresses, str) or not 0 < len(addresses) <= self._bounds.recipients:
             raise ValueError(f"recipients are not a list of 1 to {self._bounds.recipients} addresses")
+        if stage is Stage.RCPT:
+            if len(there) + len(addresses) > self._bounds.recipients:
+                return TOO_MANY_RECIPIENTS
+            there = ()
         known = {recipient.original or recipient.address: recipient for recipient in there}
         found = []
         for address in dict.fromkeys(addresses):

@@ -15,6 +15,7 @@ from mailflow.hooks.native import HookGuard, QueuedTeller, written
 from mailflow.hooks.program import Programs
 from mailflow.hooks.running import Runner
 from mailflow.hooks.settings import HooksSettings
+from mailflow.ingress.auth.backend import Pool
 from mailflow.ingress.auth.program import Authenticate
 from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.session import Session
@@ -47,6 +48,7 @@ class Part:
         self._collects = False
         self._limit = max(settings.content_memory, limits.message_size)
         self._teller: QueuedTeller | None = None
+        self._pool: Pool | None = None
         if programs.hooks is not None:
             guard = HookGuard(programs.hooks, runner, recipients, limits)
             self.guards.append(guard)
@@ -82,7 +84,7 @@ class Part:
             hostname=hostname,
             message_size=limits.message_size,
         )
-        self.session = partial(HandledSession, host)
+        self.session, self._pool = partial(HandledSession, host), host.pool
         if programs.authenticator is not None:
             self.authenticate = authenticate
         self._stores = host.filters
@@ -108,5 +110,7 @@ class Part:
 
     async def close(self) -> None:
         """Breaks off what still runs."""
+        if self._pool is not None:
+            self._pool.close()
         if self._teller is not None:
             await self._teller.close()

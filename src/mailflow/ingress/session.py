@@ -186,6 +186,7 @@ class Session(Served):
         "_peer",
         "_port",
         "_size",
+        "_spread",
         "_wire",
         "messages",
         "offences",
@@ -216,6 +217,8 @@ class Session(Served):
         self.recipient = ""
         """The recipient being decided on."""
         self._size = 0
+        self._spread = 0
+        """Recipients beyond those that the client gave: some have several in their place."""
         self._opening = False
         """MAIL is being decided on, or was refused."""
         self._incoming: Incoming | None = None
@@ -382,6 +385,7 @@ class Session(Served):
         self.recipients = []
         self._marks = None
         self._instance = ""
+        self._spread = 0
         desk = self._desk
         if params is NO_MAIL_PARAMS:
             refusal = desk.room(0)
@@ -440,6 +444,7 @@ class Session(Served):
         for other in instead:
             other.orcpt, other.notify = params.orcpt, params.notify
         self.recipients.extend(instead)
+        self._spread += len(instead) - 1
         self.recipient = ""
         return RCPT_OK
 
@@ -547,8 +552,8 @@ class Session(Served):
         return profile.secured if self.peer.tls and profile.secured is not None else profile
 
     def copies(self) -> int:
-        """How many recipients were accepted."""
-        return len(self.recipients)
+        """How many recipients were accepted, as the client counts them."""
+        return len(self.recipients) - self._spread
 
     def said(self, verb: str, text: str, usual: Reply) -> Answer:  # noqa: ARG002
         """A command that changes nothing is answered as usual."""

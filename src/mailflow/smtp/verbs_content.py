@@ -94,6 +94,7 @@ class ContentVerbs(Conversation):
         piece, end = scanner.feed(data[start:] if start else data)
         if scanner.trouble is not None:
             if end >= 0:
+                self._copies = self._recipients()
                 self._ended(scanner.trouble)
             elif refused is None:
                 self._handler.reset()  # at once, so that nothing more is kept for it
@@ -206,7 +207,7 @@ class ContentVerbs(Conversation):
     def _end(self) -> None:
         """The message is complete."""
         if self._profile.lmtp:
-            self._copies = self._recipients()
+            self._copies = self._recipients()  # before the handler may change them
         answer = self._handler.end()
         if answer is PENDING:
             self._then = ContentVerbs._ended
@@ -217,7 +218,7 @@ class ContentVerbs(Conversation):
         """The message's answer is known."""
         self.state, self._taker = _READY, None
         if answer.code >= 400:
-            self._refuse_all(answer, self._recipients())
+            self._refuse_all(answer, self._copies)
             self._handler.reset()
         else:
             self.errors = self.junk = 0
