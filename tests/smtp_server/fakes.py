@@ -24,6 +24,7 @@ from mailflow.smtp.server import ServerCore
 
 NO_SUCH_USER = reply(550, "5.1.1", "No such user")
 NO_SENDER = reply(550, "5.7.1", "No mail from you")
+GREETING = "220 mx.test ESMTP mailflow"
 QUEUED = reply(250, "2.0.0", "Ok: queued")
 
 
@@ -203,6 +204,6 @@ def three_ways(data: bytes, *, trailing: bytes = b"NOO", **limits: object) -> tu
         assert other.refusals == handler.refusals, name
         assert other_core.closing == core.closing, name
     lines = out.decode().split("\r\n")
-    assert lines[0] == "220 mx.test ESMTP mailflow"
+    assert lines[0] == GREETING
     assert lines[-1] == ""
     return lines[1:-1], handler
