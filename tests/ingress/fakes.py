@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from mailflow.envelope import InboundEnvelope
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.listener import Listener
-from mailflow.ingress.settings import LimitsSettings, ListenerSettings
+from mailflow.ingress.ports import Sites
+from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
 from mailflow.rewrite import LocalSettings, RelaySettings, Resolver, RouteSettings
 from mailflow.smtp.reply import Reply, reply
 
@@ -103,6 +104,47 @@ def resolver() -> Resolver:
     return Resolver(LOCAL, RELAY, ROUTES, hostname="mx.test")
 
 
+class FakeSites:
+    """Three recipients wait for backup.test, and nothing for others."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def release(self, node: str) -> int:
+        self.asked.append(node)
+        await asyncio.sleep(0)
+        return {"backup.test": 3, "broken.test": -1}.get(node, 0)
+
+
+def make_listener(
+    intake: FakeIntake,
+    log: FakeLog | None = None,
+    *,
+    trusted: bool = True,
+    bind: str = "127.0.0.1:0",
+    auth: Authenticator | None = None,
+    kind: str = "smtp",
+    protocol: dict[str, Any] | None = None,
+    sites: Sites | None = None,
+    **limits: Any,
+) -> Listener:
+    """A listener that has not been started; `kind` is its protocol, `protocol` the section of the settings."""
+    settings = ProtocolSettings(**(protocol or {}))
+    return Listener(
+        [ListenerSettings(bind=bind, protocol=kind)],
+        LimitsSettings(**limits),
+        hostname="mx.test",
+        networks=RELAY.networks if trusted else [],
+        recipients=resolver(),
+        intake=intake,
+        log=log or FakeLog(),
+        auth=auth,
+        protocol=settings,
+        etrn_domains=settings.etrn or [],
+        sites=sites or FakeSites(),
+    )
+
+
 @asynccontextmanager
 async def listening(
     intake: FakeIntake,
@@ -111,17 +153,21 @@ async def listening(
     trusted: bool = True,
     bind: str = "127.0.0.1:0",
     auth: Authenticator | None = None,
+    kind: str = "smtp",
+    protocol: dict[str, Any] | None = None,
+    sites: Sites | None = None,
     **limits: Any,
 ) -> AsyncIterator[Listener]:
-    listener = Listener(
-        [ListenerSettings(bind=bind)],
-        LimitsSettings(**limits),
-        hostname="mx.test",
-        networks=RELAY.networks if trusted else [],
-        recipients=resolver(),
-        intake=intake,
-        log=log or FakeLog(),
+    listener = make_listener(
+        intake,
+        log,
+        trusted=trusted,
+        bind=bind,
         auth=auth,
+        kind=kind,
+        protocol=protocol,
+        sites=sites,
+        **limits,
     )
     await listener.start()
     try:

@@ -1,7 +1,11 @@
 r"""Reads dialogue scripts (`tests/dialogues/*.txt`).
 
 # a remark
-@ trusted no                 the client is a stranger; any other word is a key of [limits] and its value
+@ trusted no                 the client is a stranger
+@ under tls                  TLS came first (these run against the core only)
+@ waits yes                  the server has to wait for answers (these run against the listener only)
+@ listener lmtp              the listener's protocol
+@ protocol.vrfy "known"      a key of [protocol] and its value in TOML; any other word is a key of [limits]
 C: EHLO client.test          the client sends this line; lines in a row are one flight
 C~ a\nb\0{3000*x}\r\n        the client sends exactly this: Python escapes, {count*text} repeats
 S: 250 2.1.0 Ok              the server answers this; "..." at the end stands for anything
@@ -11,6 +15,7 @@ S.                           the server has closed
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,10 @@ class Script:
     """What is sent (bytes), expected (text) or closed (None), in order."""
 
     trusted: bool = True
+    tls: bool = False
+    waits: bool = False
+    listener: str = "smtp"
+    protocol: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=dict)
     steps: list[bytes | str | None] = field(default_factory=list)
 
@@ -54,6 +63,14 @@ def read(path: Path) -> Script:
             key, _, value = text.partition(" ")
             if key == "trusted":
                 script.trusted = value != "no"
+            elif key == "waits":
+                script.waits = True
+            elif key == "under":
+                script.tls = True
+            elif key == "listener":
+                script.listener = value
+            elif key.startswith("protocol."):
+                script.protocol |= tomllib.loads(f"{key[9:]} = {value}")
             else:
                 script.limits[key] = int(value) if value.isdigit() else value
         else:

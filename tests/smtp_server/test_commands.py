@@ -1,6 +1,8 @@
-"""Parameters of MAIL and RCPT: RFC 1870, 3461, 6152, 6531."""
+"""Parameters of MAIL and RCPT: RFC 1870, 2852, 3030, 3461, 4865, 4954, 6152, 6531, 8689."""
 
 from __future__ import annotations
+
+import contextlib
 
 import pytest
 from hypothesis import given
@@ -10,12 +12,13 @@ from mailflow.smtp.commands import (
     NO_MAIL_PARAMS,
     NO_RCPT_PARAMS,
     MailParams,
-    ParamError,
     RcptParams,
     decode_line,
     parse_mail_params,
     parse_rcpt_params,
 )
+from mailflow.smtp.param_values import ParamError
+from mailflow.smtp.profile import Offers
 
 
 @pytest.mark.parametrize(
@@ -137,3 +140,78 @@ def test_any_text_is_parameters_or_an_error(text: str) -> None:
 )
 def test_lines_become_text(line: bytes, text: str | None) -> None:
     assert decode_line(line) == text
+
+
+ALL = Offers(binarymime=True, mechanisms=("PLAIN",), requiretls=True, hold=True, deliver_by=60).mail_words()
+
+
+@pytest.mark.parametrize(
+    ("words", "params"),
+    [
+        ("BODY=binarymime", MailParams(body="BINARYMIME")),
+        ("REQUIRETLS", MailParams(requiretls=True)),
+        ("AUTH=<>", MailParams(auth="<>")),
+        ("AUTH=e+3Dmc2@example.com", MailParams(auth="e+3Dmc2@example.com")),
+        ("HOLDFOR=1", MailParams(hold_for=1)),
+        ("HOLDUNTIL=2026-11-22T10:00:00Z", MailParams(hold_until=1795341600.0)),
+        ("HOLDUNTIL=2026-11-22t12:00:00.5+02:00", MailParams(hold_until=1795341600.5)),
+        ("BY=60;R", MailParams(by=(60, "R"))),
+        ("by=+120;rt", MailParams(by=(120, "RT"))),
+        ("BY=-10;N", MailParams(by=(-10, "N"))),
+        ("BY=0;NT", MailParams(by=(0, "NT"))),
+        ("SIZE=1 BY=60;R HOLDFOR=2 REQUIRETLS", MailParams(1, by=(60, "R"), hold_for=2, requiretls=True)),
+    ],
+)
+def test_parameters_of_extensions(words, params):
+    assert parse_mail_params(words, ALL) == params
+    with pytest.raises(ParamError) as caught:
+        parse_mail_params(words)
+    assert caught.value.reply.code in (501, 555)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "REQUIRETLS=yes",
+        "AUTH",
+        "AUTH=",
+        "AUTH=a+2",
+        "AUTH=" + "x" * 501,
+        "HOLDFOR=0",
+        "HOLDFOR=-1",
+        "HOLDFOR=1.5",
+        "HOLDFOR=1234567890",
+        "HOLDFOR=²",
+        "HOLDUNTIL=tomorrow",
+        "HOLDUNTIL=2026-11-22",
+        "HOLDUNTIL=2026-11-22T10:00:00",
+        "HOLDUNTIL=2026-13-22T10:00:00Z",
+        "HOLDUNTIL=0000-01-01T00:00:00Z",
+        "HOLDUNTIL=0001-01-01T00:00:00+14:00",
+        "HOLDUNTIL=9999-12-31T23:59:59-14:00",
+        "BY=60",
+        "BY=60;X",
+        "BY=;R",
+        "BY=1234567890;R",
+        "BY=60;RTT",
+        "BY=60;R BY=61;R",
+    ],
+)
+def test_malformed_parameters_of_extensions(words):
+    with pytest.raises(ParamError) as caught:
+        parse_mail_params(words, ALL)
+    assert caught.value.reply.code == 501
+
+
+@pytest.mark.parametrize("words", ["BY=59;R", "BY=0;R", "BY=-1;RT"])
+def test_a_return_time_may_not_be_too_soon(words):
+    with pytest.raises(ParamError) as caught:
+        parse_mail_params(words, ALL)
+    assert caught.value.reply.code == 555
+
+
+@given(st.text(max_size=60))
+def test_any_text_behind_mail_is_read_or_refused(text):
+    for words in (text, "HOLDUNTIL=" + text, "BY=" + text, "AUTH=" + text):
+        with contextlib.suppress(ParamError):
+            assert len(parse_mail_params(words, ALL)) == 10
