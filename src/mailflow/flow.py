@@ -236,9 +236,10 @@ class Flow:
     def _make_room(self, destination: str) -> None:
         """Recipients have left memory: the next ones may come (before the last have gone, wish 37)."""
         for lane in _LANES:
-            if self._backlog.blocked(destination, lane) and self._room(destination, lane):
-                self._backlog.unblock(destination, lane)
+            if self._backlog.blocked(destination, lane) and not self._scheduler.full(lane):
                 self._backlog.unblock_lane(lane)
+                if self._room(destination, lane):
+                    self._backlog.unblock(destination, lane)
 
     def pump(self) -> None:
         """Starts everything that may start now. Called after each commit, each outcome, and by the timer."""

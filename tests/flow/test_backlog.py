@@ -67,6 +67,24 @@ def test_a_postponed_load_waits_or_is_woken() -> None:
 
 
 @pytest.mark.wish(18)
+def test_a_blocked_lane_waits_as_a_whole_and_the_other_goes_on() -> None:
+    backlog = Backlog()
+    for name, lane, due in (("a", NEW, 1.0), ("b", NEW, 2.0), ("a", DEFERRED, 3.0)):
+        backlog.note(name, lane, due)
+    backlog.block_lane(NEW, 9.0)
+    assert backlog.blocked("b", NEW)
+    assert not backlog.blocked("a", DEFERRED)
+    assert backlog.deadline() == 3.0
+    assert backlog.take(4.0) == ("a", DEFERRED, None)
+    assert backlog.take(4.0) is None
+    assert backlog.deadline() == 9.0, "it is looked at again, whatever happens"
+    backlog.unblock_lane(NEW)
+    assert backlog.take(4.0) == ("a", NEW, None)
+    backlog.block_lane(NEW, 9.0)
+    assert backlog.take(8.9) is None
+    assert backlog.take(9.0) == ("b", NEW, None)
+
+
 def test_new_mail_goes_behind_new_mail_that_waits_on_disk() -> None:
     backlog = Backlog()
     backlog.note("a", NEW, 1.0, overflow=1)

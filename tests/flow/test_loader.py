@@ -7,10 +7,10 @@ import asyncio
 from mailflow.backlog import Backlog
 from mailflow.envelope import Message, Peer, Recipient
 from mailflow.errors import QueueError
-from mailflow.loader import RETRY_SECONDS, Loader
+from mailflow.loader import BLOCKED_SECONDS, RETRY_SECONDS, Loader
 from mailflow.queue import Position, Slice
 from mailflow.queuetime import QueueTime
-from mailflow.scheduler import Lane, Scheduler, SchedulerSettings
+from mailflow.scheduler import Job, Lane, Scheduler, SchedulerSettings
 
 
 class SlowQueue:
@@ -80,3 +80,32 @@ def test_a_load_that_failed_hands_over_nothing_so_that_its_caller_sets_a_timer()
         assert backlog.deadline() == 5.0 + RETRY_SECONDS
 
     asyncio.run(story())
+
+
+def test_when_memory_is_full_the_others_are_not_asked_one_by_one() -> None:
+    async def story() -> int:
+        queue, backlog = SlowQueue(), Backlog()
+        asked: list[str] = []
+        scheduler = Scheduler(SchedulerSettings(jobs=1))
+        scheduler.add(Job("smtp:busy", Lane.NEW, 1, 1, None), 5.0)
+
+        def room(destination: str, lane: Lane) -> int:
+            asked.append(destination)
+            return scheduler.room(destination, lane)
+
+        loader = Loader(
+            queue,  # type: ignore[arg-type]
+            backlog,
+            scheduler,
+            room,
+            lambda _lane, _messages: None,
+            QueueTime(lambda: 5.0, lambda: 5.0),
+        )
+        for n in range(1000):
+            backlog.note(f"smtp:{n}", Lane.NEW, 1.0)
+        for _ in range(10):
+            loader.pump()
+        assert backlog.deadline() == 5.0 + BLOCKED_SECONDS
+        return len(asked)
+
+    assert asyncio.run(story()) == 1

@@ -129,6 +129,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert running <= (transport.slots or self.settings.slots)
 
     @invariant()
+    def when_a_lane_is_full_no_destination_has_room(self) -> None:
+        for lane in Lane:
+            if self.scheduler.full(lane):
+                assert not any(self.scheduler.room(d, lane) for d in DESTINATIONS)
+
+    @invariant()
     def never_above_the_window_when_starting(self) -> None:
         before = {view.destination: view for view in self.scheduler.view()}
         job, double = self.scheduler.next(self.now), self.twin.next(self.now)
