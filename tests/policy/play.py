@@ -81,6 +81,7 @@ def play(
     dns: Any = None,
     others: Any = None,
     policy: Policy | None = None,
+    routing: Resolver | None = None,
     **client: Any,
 ) -> Outcome:
     """One session of a client with these words; `to` defaults to alice."""
@@ -92,7 +93,7 @@ def play(
         trial = Trial(
             compiled.guards(rules),
             RelayControl(RELAY.networks),
-            recipients(),
+            routing or recipients(),
             others=[],
             relays=compiled.relays(rules),
             modes=modes,
