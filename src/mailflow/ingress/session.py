@@ -67,7 +67,7 @@ def protocol_word(peer: Peer) -> str:
     return word + ("S" if peer.tls else "") + ("A" if peer.login else "")
 
 
-def _wait_for_name(situation: Situation) -> Awaitable[None] | None:
+def _name(situation: Situation) -> Awaitable[None] | None:
     return situation.named()
 
 
@@ -298,7 +298,12 @@ class Session(Served):
         naming = self._naming
         if naming is not None and naming.done():
             self._named(naming)
-        return None if self._naming is None else names.wait(self._naming)
+        return None if self._naming is None else self._wait_for_name(names, self._naming)
+
+    async def _wait_for_name(self, names: ClientNames, naming: asyncio.Future[ClientName]) -> None:
+        if not await names.wait(self.address, naming) and self._naming is naming:
+            naming.remove_done_callback(self._named)
+            self._naming = None
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with the client and, in a transaction, the envelope."""
@@ -489,7 +494,7 @@ class Session(Served):
         """The envelope is complete; a message is about to come."""
         questions = self._panel.data
         if self._naming is not None:  # it will stand in the Received: header
-            questions = (_wait_for_name, *questions)
+            questions = (_name, *questions)
         return self._ask(questions, self._begin) if questions else self._begin()
 
     def _begin(self) -> Answer:

@@ -92,9 +92,12 @@ class ClientNames:
         task.add_done_callback(lambda _: self._running.pop(address, None))
         return task
 
-    async def wait(self, naming: asyncio.Future[ClientName]) -> None:
-        """Waits for a look-up, but not longer than a session may."""
-        await asyncio.wait({naming}, timeout=self._wait)
+    async def wait(self, address: str, naming: asyncio.Future[ClientName]) -> bool:
+        """Waits for a look-up, but not longer than a session may. False: the client has no name, until the look-up ends."""
+        _, late = await asyncio.wait({naming}, timeout=self._wait)
+        if late:
+            self._known.put(address, ClientName(), UNKNOWN_SECONDS)
+        return not late
 
     async def close(self) -> None:
         """Ends all look-ups."""
