@@ -95,6 +95,20 @@ def test_forbidden_commands_are_a_list(commands: list[str], data: bytes, closed:
     assert (conduct.offended(FakeSession(), Offence.STRANGE, data) is not None) is closed
 
 
+def test_a_password_never_reaches_the_log() -> None:
+    who = FakeSession()
+    conduct = abuse().conduct
+    conduct.offended(who, Offence.EARLY, b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n")
+    conduct.offended(who, Offence.STRANGE, b"GET / HTTP/1.1\r\nAuthorization: Basic AGFsaWNlAHNlY3JldA==\r\n")
+    assert [event["data"] for event in who.events] == ["AUTH", "GET / HTTP/1.1"]
+
+
+@pytest.mark.parametrize("command", ["mail", "STARTTLS", "", "GET /", "ü"])
+def test_commands_that_cannot_be_forbidden(command: str) -> None:
+    with pytest.raises(ValueError, match="is not a command of another protocol"):
+        abuse(forbidden_commands=[command])
+
+
 def test_offences_count_as_errors_of_the_client() -> None:
     parts = abuse(client={"errors": "3/1h"})
     question = parts.guards[0].at(Stage.CONNECT)

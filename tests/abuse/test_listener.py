@@ -13,6 +13,7 @@ from mailflow.ingress.abuse.guard import GreetDelay
 from tests.abuse.fakes import Pauses, abused
 from tests.ingress.fakes import Client, FakeIntake, FakeLog
 
+CHUNK = b"MAIL FROM:<a@client.test>\r\nRCPT TO:<alice@example.test>\r\nBDAT 5000\r\n"
 Test = Callable[[], Awaitable[None]]
 ENVELOPE = b"MAIL FROM:<a@client.test>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"
 
@@ -53,6 +54,7 @@ def test_too_many_connections(run: Callable[[Test], None], excess: str, hears: s
         async with abused(log, client={"connections": f"2/1h{excess}"}) as (listener, _):
             answers = [await first_reply(listener) for _ in range(4)]
             assert answers == ["220 mx.test ESMTP mailflow"] * 2 + [hears] * 2
+        assert [level for name, level in log.levels if name == "disconnect"] == [20, 20, 20, 10]
         (first, second) = log.named("reject")
         assert first["rule"] == second["rule"] == f"abuse.client.connections = 2/1h{excess}"
 
@@ -116,7 +118,7 @@ def test_who_talks_before_a_delayed_greeting_is_noticed(run: Callable[[Test], No
                 assert await patient.reply() == "220 mx.test ESMTP mailflow"
         (event,) = log.named("offence")
         assert event["reason"] == "talks before the greeting"
-        assert event["data"] == r"EHLO client.test\r\n"
+        assert event["data"] == "EHLO"
         assert len(pauses.asked) == 2
 
     run(test)
@@ -144,13 +146,16 @@ def test_a_slowed_client_is_not_read_for_a_while_and_not_late(run: Callable[[Tes
     [
         (b"EHLO cli", "a command line takes too long"),
         (b"EHLO client.test\r\n" + ENVELOPE + b"Subject: x\r\n", "a message comes too slowly"),
+        (b"EHLO client.test\r\n" + ENVELOPE + b"x" * 70_000, "a message comes too slowly"),  # refused already
+        (b"EHLO client.test\r\n" + CHUNK + b"Subject: x\r\n", "a message comes too slowly"),
+        (b"EHLO client.test\r\nBDAT 5000\r\nSubject: x\r\n", "a message comes too slowly"),
     ],
 )
 def test_who_drips_is_told_and_closed(run: Callable[[Test], None], sent: bytes, why: str) -> None:
     async def test() -> None:
         log, intake = FakeLog(), FakeIntake()
         async with (
-            abused(log, intake=intake, command_timeout="1m", pipelining="ignore") as (listener, _),
+            abused(log, intake=intake, command_timeout="1m", data_window="1m", pipelining="ignore") as (listener, _),
             await Client.connect(listener) as client,
         ):
             answer = asyncio.ensure_future(client.reader.read())

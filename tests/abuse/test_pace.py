@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,15 +16,18 @@ class FakeConnection:
     def __init__(self) -> None:
         self.pace: Pace | None = None
         self.unfinished: Unfinished = None
+        self.favoured = False
 
 
-def caught(sending: Callable[[int], Unfinished], **settings: object) -> tuple[int, str] | None:
+def caught(sending: Callable[[int], Unfinished], **settings: Any) -> tuple[int, str] | None:
     """After how many seconds, and for what, the client is caught that is seen to be sending so at each second."""
-    paces = Paces(AbuseSettings(**settings))  # type: ignore[arg-type]
+    hurry, favoured = settings.pop("hurry", math.inf), settings.pop("favoured", False)
+    paces = Paces(AbuseSettings(**{"data_window": "1m"} | settings))
     connection = FakeConnection()
+    connection.favoured = favoured
     for second in range(0, 20_000, int(paces.interval)):
         connection.unfinished = sending(second)
-        for _, why in paces.late([connection], float(second)):
+        for _, why in paces.late([connection], float(second), hurry):
             return second, why
     return None
 
@@ -46,6 +51,7 @@ def test_a_look_is_often_enough() -> None:
         (lambda second: second % 600 * 101, None),  # one message after the other
         (lambda second: second * 101 if second % 3600 else None, None),  # held by us now and then
         (lambda second: min(second, 200) * 10_000, (240, "a message comes too slowly")),
+        (lambda second: second - 10**9, (60, "a message comes too slowly")),  # a refused chunk that is swallowed
     ],
 )
 def test_limits(sending: Callable[[int], Unfinished], fate: tuple[int, str] | None) -> None:
@@ -70,3 +76,13 @@ def test_one_that_waits_for_us_has_no_pace() -> None:
     connection.unfinished = None
     assert paces.late([connection], 15.0) == []
     assert connection.pace is None
+
+
+@pytest.mark.parametrize("sending", [lambda second: b"x" * second, lambda second: second])
+def test_under_stress_there_is_less_time_but_not_for_all(sending: Callable[[int], Unfinished]) -> None:
+    found = caught(sending, hurry=30.0, data_window="5m")
+    assert found is not None
+    assert 30 <= found[0] <= 60
+    kept = caught(sending, hurry=30.0, data_window="5m", favoured=True)
+    assert kept is not None
+    assert kept[0] >= 300

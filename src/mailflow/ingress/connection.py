@@ -21,7 +21,6 @@ from mailflow.ingress.abuse.pace import Pace, Unfinished
 from mailflow.ingress.front import UPGRADING, Fronted
 from mailflow.ingress.hall import Hall
 from mailflow.smtp import replies
-from mailflow.smtp.handler import State
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
 
@@ -157,11 +156,11 @@ class Connection(Fronted):
 
     @property
     def unfinished(self) -> Unfinished:
-        """What the client is sending: the bytes of a message so far, or the beginning of a command line."""
-        core, session = self._core, self._session
-        if core is None or session is None or self._front or self._held or core.pending or self.closing:
+        """What the client is sending (`ServerCore.unfinished`); None while it waits for us."""
+        core = self._core
+        if core is None or self._front or self._held or core.pending or self.closing:
             return None
-        return session.received if core.state is State.DATA else core.unfinished
+        return core.unfinished
 
     @property
     def favoured(self) -> bool:

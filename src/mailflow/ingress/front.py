@@ -149,7 +149,13 @@ class Fronted(asyncio.Protocol):
             core.abandon()
         if session is not None:
             session.closed()
-            hall.desk.log.event("disconnect", client=session.client, helo=session.peer.helo, messages=session.messages)
+            hall.desk.log.event(
+                "disconnect",
+                level=10 if session.unnoticed else 20,
+                client=session.client,
+                helo=session.peer.helo,
+                messages=session.messages,
+            )
         self._dismiss()
         self._transport = self._core = self._session = self._front = None  # no cycles: freed at once
         self.closing = True

@@ -51,6 +51,8 @@ from mailflow.smtp.replies import (
 )
 from mailflow.smtp.reply import Reply, reply
 
+LOG_LEVEL = 20
+"""`observe.lines.Level.INFO`."""
 TOO_MANY_MESSAGES = reply(421, "4.7.0", "Too many messages in one session")  # RFC 9422 §4.1
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
 _PROTOCOLS = {"HELO": "SMTP", "EHLO": "ESMTP", "LHLO": "LMTP"}
@@ -194,6 +196,7 @@ class Session(Served):
         "recipient",
         "recipients",
         "sender",
+        "unnoticed",
     )
 
     def __init__(self, desk: Desk, wire: Wire, address: str, port: int) -> None:
@@ -211,6 +214,8 @@ class Session(Served):
         """Messages accepted so far."""
         self.offences = 0
         """What `offended` was told and did not ignore."""
+        self.unnoticed = False
+        """Its refusal was no news, and so its end is none (`Verdict.level`)."""
         self.sender: str | None = None
         self.params = NO_MAIL_PARAMS
         self.recipients: list[Recipient] = []
@@ -270,11 +275,6 @@ class Session(Served):
         if not self._instance:
             self._instance = self._desk.instance()
         return self._instance
-
-    @property
-    def received(self) -> int:
-        """The bytes of the present message that have come."""
-        return self._size
 
     def identify(self, **changes: Any) -> None:
         """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
@@ -579,10 +579,11 @@ class Session(Served):
         """Logs a refusal, whoever decided it."""
         verdict, closing = self._verdict, self._closing
         why: dict[str, Any] = {}
-        level = 20
+        level = LOG_LEVEL
         if verdict is not None:
             self._verdict, self._closing = None, False
             level = verdict.level
+            self.unnoticed = level < LOG_LEVEL
             why = {key: text for key, text in (("rule", verdict.rule), ("why", verdict.reason)) if text}
         self.event("reject", level, reason=answer.text, **why)
         for watcher in self._panel.watchers:

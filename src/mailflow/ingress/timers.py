@@ -43,11 +43,6 @@ class Timed(Paced, Protocol):
         """Whether the last reply has been written."""
         ...
 
-    @property
-    def favoured(self) -> bool:
-        """Whether it keeps its usual limits under stress."""
-        ...
-
     def expire(self) -> None:
         """Time is up: tell the client and close."""
         ...
@@ -122,7 +117,8 @@ class SessionTimer:
                 late.append(connection)
         self._sweeps += 1
         if self._paces is not None and self._sweeps % self._look == 0:
-            for connection, why in self._paces.late(self._connections, self._sweeps * self.interval):
+            hurry = self._stress.idle if self._stress is not None and self._stress.on else math.inf
+            for connection, why in self._paces.late(self._connections, self._sweeps * self.interval, hurry):
                 connection.give_up(why)
         for connection in late:
             if connection.closing:

@@ -50,8 +50,8 @@ HELO_FIRST = reply(503, "5.5.1", "Send EHLO or HELO first")
 NESTED_MAIL = reply(503, "5.5.1", "Nested MAIL command")
 MAIL_FIRST = reply(503, "5.5.1", "Need MAIL command")
 RCPT_FIRST = reply(554, "5.5.1", "No valid recipients")
-OUT_OF_ORDER = (HELO_FIRST, MAIL_FIRST, RCPT_FIRST)
 RCPT_FIRST_LMTP = reply(503, "5.5.1", "No valid recipients")  # RFC 2033 §4.2
+OUT_OF_ORDER = (HELO_FIRST, MAIL_FIRST, RCPT_FIRST, RCPT_FIRST_LMTP)
 CHUNK_OK = reply(250, "2.0.0", "Ok, go on")
 BDAT_BEGUN = reply(503, "5.5.1", "Message has begun with BDAT")
 BDAT_ONLY = reply(503, "5.5.1", "BODY=BINARYMIME needs BDAT")  # RFC 3030 §3

@@ -117,9 +117,18 @@ class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
         return self._then is None and self._taker is None and (self.state is _READY or self.state is _START)
 
     @property
-    def unfinished(self) -> bytes | None:
-        """The beginning of a command line whose end is to come; None when there is none."""
-        return b"" if self._skipping else self.input or None
+    def unfinished(self) -> int | bytes | None:
+        """What the client is in the middle of: a message, as a number that grows with each byte of it; or a line, as its
+        beginning, b"" where that is not kept. None when nothing is under way."""
+        if self.state is _DATA:
+            return self._scanner.size if self._scanner is not None else 0
+        if self.state is _CHUNKS and self._chunks.trouble is None:
+            return self._chunks.size
+        if self._awaited and self._taker is not None:
+            return -self._awaited  # a chunk that was refused
+        if self._skipping or self._taker is not None:
+            return b""
+        return self.input or None
 
     # From bytes to commands
 

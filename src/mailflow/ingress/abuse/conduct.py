@@ -26,6 +26,7 @@ TOO_EARLY = reply(421, "4.7.0", "Protocol error: you do not wait for our replies
 NOT_HEEDED = reply(421, "4.7.0", "Protocol error: you do not heed our replies")
 PLAINTEXT_PORT = reply(421, "4.7.0", "TLS on a plaintext port: use STARTTLS, or the port for TLS")
 
+FIRST_WORD_BYTES = 4
 SHOWN_BYTES = 48
 """How much of strange input the log shows."""
 
@@ -131,7 +132,8 @@ class Conduct:
             reason = "TLS on a plaintext port"
         elif kind:
             reason = f"{reason}: {kind}"
-        shown = {"data": show(data)} if data else {}
+        # What is no other protocol may hold a password (AUTH): its first word will do.
+        shown = {"data": show(data if kind else data[:FIRST_WORD_BYTES])} if data else {}
         self._log(who, kind or offence.value, reason=reason, action=consequence, **shown)
 
     def _log(self, who: Situation, kind: str, **fields: object) -> None:
@@ -142,5 +144,7 @@ class Conduct:
 
 
 def show(data: bytes) -> str:
-    r"""The first bytes, as text that is safe in a log: what is not printable ASCII as "\x16", "\r"."""
+    r"""The first bytes, but no more than a line of text, as is safe in a log: what is not printable ASCII as "\x16", "\r"."""
+    if data[:1].isalpha():
+        data = data.partition(b"\r\n")[0]  # in the lines behind it a web browser says who it is
     return repr(data[:SHOWN_BYTES])[2:-1]

@@ -7,6 +7,7 @@ at all connections every few seconds, and only one that is caught in the middle 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -17,7 +18,8 @@ LOOK_SECONDS = 15.0
 LOOKS_PER_LIMIT = 4
 
 Unfinished = int | bytes | None
-"""The bytes of a message so far, the beginning of a command line, or None when the client waits for us or owes nothing."""
+"""A number that grows with each byte of a message, the beginning of a command line, or None when the client waits for us or
+owes nothing."""
 
 
 class Pace:
@@ -29,7 +31,7 @@ class Pace:
         self.since = self.marked = now
         self.last = unfinished
         self.size = unfinished if isinstance(unfinished, int) else 0
-        """The bytes of the message at `marked`."""
+        """The number at `marked`."""
 
 
 class Paced(Protocol):
@@ -41,6 +43,11 @@ class Paced(Protocol):
     @property
     def unfinished(self) -> Unfinished:
         """What the client is sending."""
+        ...
+
+    @property
+    def favoured(self) -> bool:
+        """Whether it keeps its usual limits under stress."""
         ...
 
 
@@ -58,8 +65,11 @@ class Paces:
         self.interval = min(LOOK_SECONDS, min(self._window, self._command, self._message) / LOOKS_PER_LIMIT)
         """Seconds between two calls of `late`."""
 
-    def late(self, connections: Iterable[Connection], now: float) -> list[tuple[Connection, str]]:
-        """The connections that are too slow, and why; `now` in seconds."""
+    def late(
+        self, connections: Iterable[Connection], now: float, hurry: float = math.inf
+    ) -> list[tuple[Connection, str]]:
+        """The connections that are too slow, and why; `now` in seconds. `hurry`: seconds that all who are not favoured
+        have at most for a line, and over which the rate of their messages is measured."""
         found = []
         for connection in connections:
             unfinished = connection.unfinished
@@ -71,17 +81,18 @@ class Paces:
                 connection.pace = Pace(unfinished, now)
                 continue
             pace.last = unfinished
-            if why := self._judge(pace, unfinished, now):
+            most = math.inf if hurry == math.inf or connection.favoured else hurry
+            if why := self._judge(pace, unfinished, now, most):
                 found.append((connection, why))
         return found
 
-    def _judge(self, pace: Pace, unfinished: int | bytes, now: float) -> str:
+    def _judge(self, pace: Pace, unfinished: int | bytes, now: float, most: float) -> str:
         if isinstance(unfinished, bytes):
-            return "a command line takes too long" if now - pace.since > self._command else ""
+            return "a command line takes too long" if now - pace.since > min(self._command, most) else ""
         if now - pace.since > self._message:
             return "a message takes too long"
         seconds = now - pace.marked
-        if seconds < self._window:
+        if seconds < min(self._window, most):
             return ""
         if unfinished - pace.size < self._rate * seconds:
             return "a message comes too slowly"

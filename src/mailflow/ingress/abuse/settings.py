@@ -4,8 +4,34 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from mailflow.ingress.abuse.rates import Rate
 from mailflow.setting import Duration, Network, Section, Size, setting
+
+SMTP_COMMANDS = frozenset(
+    [
+        "AUTH",
+        "BDAT",
+        "DATA",
+        "EHLO",
+        "ETRN",
+        "EXPN",
+        "HELO",
+        "HELP",
+        "LHLO",
+        "MAIL",
+        "NOOP",
+        "QUIT",
+        "RCPT",
+        "RSET",
+        "STARTTLS",
+        "VRFY",
+        "XCLIENT",
+        "XFORWARD",
+    ]
+)
+"""Words that `forbidden_commands` may not hold: the core answers them itself."""
 
 Consequence = Literal["ignore", "log", "slow", "close"]
 """What an offence has: nothing, a line in the log, also a pause of `abuse.delay`, or also the end of the session (421)."""
@@ -112,13 +138,13 @@ class AbuseSettings(Section):
         ["GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "PATCH", "TRACE"],
         postfix="smtpd_forbidden_commands",
     )
-    """Words of other protocols; a command that begins with one is non_smtp."""
+    """Words of other protocols; a command that begins with one is non_smtp. Those of SMTP are not for this list."""
 
     data_rate: Size = setting(100, postfix="smtpd_min_data_rate")
     """Bytes in a second that a message has to come with at least, measured over data_window; 0 for no minimum."""
 
-    data_window: Duration = setting("1m", ge=1)
-    """The time over which data_rate is measured."""
+    data_window: Duration = setting("5m", ge=1)
+    """The time over which data_rate is measured. RFC 5321 asks a server to wait for 5 minutes."""
 
     command_timeout: Duration = setting("5m", postfix="smtpd_per_request_deadline", gt=0)
     """How long a client may take for one command line, however often a byte of it comes."""
@@ -133,10 +159,20 @@ class AbuseSettings(Section):
     """Percent of limits.sessions that only known clients and those in relay.networks get."""
 
     stress_idle_timeout: Duration = setting("30s", gt=0)
-    """Under stress, limits.idle_timeout of clients that are not known."""
+    """Under stress, limits.idle_timeout, command_timeout and data_window of clients that are not known."""
 
     stress_tolerance: int = setting(10, ge=1, le=100)
     """Under stress, percent of limits.errors and limits.junk_commands that clients get that are not known."""
 
     known_clients: int = setting(10_000, ge=2, le=10_000_000)
     """How many clients are remembered whose mail was accepted."""
+
+    @field_validator("forbidden_commands")
+    @classmethod
+    def _foreign(cls, commands: list[str]) -> list[str]:
+        for command in commands:
+            if command.upper() in SMTP_COMMANDS or not command.isascii() or not command.isalnum():
+                raise ValueError(
+                    f'"{command}" is not a command of another protocol (accepted: words such as "GET", none of SMTP)'
+                )
+        return commands
