@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mailflow.hooks.program import NO_PROGRAMS, Programs
 from mailflow.ingress.abuse.parts import Abuse
-from mailflow.ingress.asking import Panel
+from mailflow.ingress.asking import STAGE_SECONDS, Panel
 from mailflow.ingress.auth.parts import Auth
 from mailflow.ingress.checks.hook import Read
 from mailflow.ingress.checks.parts import Checks
@@ -136,6 +136,7 @@ class Guards:
         return Panel(
             [*self._guards, *self.policy.guards(rules), *self._last],
             self._watchers,
+            seconds=STAGE_SECONDS + (self.settings.hooks.time_limit if self._part else 0.0),
             session=self._part.session if self._part else None,
             conduct=self.abuse.conduct,
             relays=self.policy.relays(rules),

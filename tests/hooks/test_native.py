@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mailflow import Mailflow
+from mailflow import ConfigError, Mailflow
 from mailflow.hooks import Edited, Hooks, accept, defer, discard, hold, quarantine, reject
 from tests.hooks.rig import serve, settings
 from tests.support.client import Client
+from tests.support.server import environment
 
 MESSAGE = b"Subject: greetings\r\n\r\nHello.\r\n.dot"
 
@@ -398,3 +401,43 @@ def test_hooks_that_are_none_are_an_error(tmp_path: Path, wrong: object) -> None
 def test_a_decision_is_checked_where_it_is_made(make: Any) -> None:
     with pytest.raises(ValueError, match=r"is no"):
         make()
+
+
+@pytest.mark.parametrize("stage", ["on_mail", "on_data", "on_queued"])
+def test_a_server_that_stops_breaks_off_its_hooks(tmp_path: Path, stage: str) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    async def main() -> None:
+        given = settings(tmp_path, shutdown_grace="100ms")
+        async with asyncio.timeout(20), Mailflow(given, hooks=hooks(**{stage: hang})) as mta:
+            port = int(mta.addresses[0].rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"EHLO c.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n")
+            if stage != "on_mail":
+                await reader.readuntil(b"354 ")
+                writer.write(b"x\r\n.\r\n")
+            await begun.wait()
+        assert ended.is_set()
+        writer.close()
+
+    asyncio.run(main())
+
+
+def test_nothing_is_loaded_without_hooks() -> None:
+    code = "import sys, mailflow.api; print(sorted(m for m in sys.modules if m.startswith(('aiosmtpd', 'mailflow.hooks'))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.strip() == str(["mailflow.hooks", "mailflow.hooks.program", "mailflow.hooks.settings"])
+
+
+def test_a_handler_without_aiosmtpd_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiosmtpd", None)
+    with pytest.raises(ConfigError, match=r"install .mailflow\[aiosmtpd\]"):
+        serve(tmp_path, print, handler=object())

@@ -24,6 +24,10 @@ from mailflow.smtp.reply import Reply
 Finish = Callable[[], Answer]
 
 
+STAGE_SECONDS = 100.0
+"""How long all questions of a stage may take together."""
+
+
 class Panel:
     """The guards and watchers of a listener."""
 
@@ -47,7 +51,7 @@ class Panel:
         self,
         guards: Iterable[Guard] = (),
         watchers: Iterable[Watcher] = (),
-        seconds: float = 100.0,
+        seconds: float = STAGE_SECONDS,
         session: Callable[..., Any] | None = None,
         *,
         conduct: Conduct | None = None,
