@@ -278,6 +278,21 @@ def test_a_hook_that_fails_is_a_451_and_only_the_log_knows_why(tmp_path: Path, s
     assert f"{stage} failed" in outcome.log
 
 
+@pytest.mark.parametrize(
+    ("stage", "edited"),
+    [
+        ("on_mail", Edited(recipients=["bob@example.test"])),
+        ("on_mail", Edited(content=b"x")),
+        ("on_rcpt", Edited(sender="")),
+        ("on_rcpt", Edited(content=b"x")),
+    ],
+)
+def test_an_edit_out_of_its_stage_is_a_mistake(tmp_path: Path, stage: str, edited: Edited) -> None:
+    outcome = serve(tmp_path, post, hooks=hooks(**{stage: edited}))
+    assert outcome.result.startswith("451 4.3.0")
+    assert f"{stage} cannot edit" in outcome.log
+
+
 def test_a_new_content_is_bounded(tmp_path: Path) -> None:
     outcome = serve(
         tmp_path, post, more={"limits": {"message_size": 2000}}, hooks=hooks(on_data=Edited(content=b"x" * 3000))

@@ -157,7 +157,7 @@ class HookGuard:
 
     def _edited(self, stage: Stage, edited: Edited, situation: Situation) -> Verdict:
         for name, value in edited._asdict().items():
-            if value not in (None, (), "") and name not in _EDITABLE[stage]:
+            if value != Edited._field_defaults[name] and name not in _EDITABLE[stage]:
                 raise TypeError(f"{_METHODS[stage]} cannot edit {name}")
         rule = f"hook {_METHODS[stage]}"
         header = header_fields(edited.add_headers)
