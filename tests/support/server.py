@@ -59,6 +59,8 @@ class Server:
         self.config.write_text(to_toml(self.settings))
         self.wrap = wrap or []
         self.environment = environment()
+        self.inherited: tuple[int, ...] = ()
+        """Descriptors of ours that the process has too."""
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -82,6 +84,7 @@ class Server:
             errors="replace",
             env=self.environment,
             start_new_session=True,
+            pass_fds=self.inherited,
         )
         self._reader = threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True)
         self._reader.start()
