@@ -45,6 +45,8 @@ class Clock:
 class Known(Base):
     """Knows some passwords; counts how often it is asked."""
 
+    has_keys = True
+
     def __init__(self, **passwords: str) -> None:
         self.passwords = passwords
         self.asked: list[Attempt] = []

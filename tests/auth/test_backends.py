@@ -129,6 +129,9 @@ async def test_a_file_that_went_bad_leaves_the_old_one_in_force(tmp_path):
         warning = users.log.named("warning")[-1]
         assert f"{users.path}:1" in str(warning["reason"])
         assert "sesame" not in str(warning)
+        users.clock.now += 2
+        await users.backend.refresh()
+        assert users.log.named("warning")[-1] is warning  # once is enough
         users.path.unlink()
         users.clock.now += 2
         await users.backend.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -9,7 +10,7 @@ import re
 from scramp import ScramClient
 
 from mailflow.ingress.auth.exchange import Exchange
-from tests.auth.fakes import Client, Clock, Known, Tokens, authenticator, in_loop
+from tests.auth.fakes import ALL, Client, Clock, Known, Tokens, authenticator, in_loop
 
 PLAIN = b"\0alice\0open sesame"
 WRONG = b"\0alice\0open barley"
@@ -235,6 +236,37 @@ async def test_who_fails_often_is_locked_out_and_nobody_asked():
     assert (await Client("192.0.2.2").talk(auth, "PLAIN", initial=PLAIN))[0].code == 235  # somebody else
     clock.now += 31
     assert (await client.talk(auth, "PLAIN", initial=PLAIN))[0].code == 235
+
+
+@in_loop
+async def test_many_sessions_at_once_are_not_many_guesses():
+    auth = authenticator(Known(alice="open sesame"), failures=3)
+    exchanges = []
+    for _ in range(10):
+        client, scram = Client(), ScramClient(["SCRAM-SHA-256"], "alice", "open sesame")
+        exchange = Exchange(auth, client, "SCRAM-SHA-256")
+        answer = await client.hear(exchange.begin(scram.get_client_first().encode()))
+        scram.set_server_first(base64.b64decode(answer.lines[0]).decode())
+        exchanges.append((client, exchange, scram.get_client_final()))
+    plain = [Client() for _ in range(10)]
+    waiting = [
+        client.talk(auth, "PLAIN", initial=WRONG if number < 9 else PLAIN) for number, client in enumerate(plain)
+    ]
+    codes = [answers[0].code for answers in await asyncio.gather(*waiting)]
+    assert codes == [535] * 3 + [454] * 7
+    for client, exchange, final in exchanges:  # not even the right password is told to be right
+        assert (await client.hear(exchange.respond(final.encode()))).code == 454
+
+
+def test_only_what_somebody_can_answer_is_offered():
+    known, tokens = Known(), Tokens()
+    assert authenticator(known, tokens=tokens).mechanisms == tuple(ALL)
+    assert authenticator(known).mechanisms == ("PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS")
+    assert authenticator(tokens=tokens).mechanisms == ("OAUTHBEARER", "XOAUTH2")
+    known.has_keys = False
+    auth = authenticator(known, scram_without_tls=True)
+    assert auth.mechanisms == auth.plaintext_mechanisms == ("PLAIN", "LOGIN")
+    assert auth.clear_mechanisms == ()
 
 
 @in_loop

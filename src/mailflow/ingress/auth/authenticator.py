@@ -19,7 +19,9 @@ from mailflow.smtp.sasl import Bearer, Login, Mechanism, Plain, XOAuth2
 from mailflow.smtp.scram import Keys, Scram, made_up_keys
 
 NONCE_OCTETS = 18
+SCRAM = "SCRAM-SHA-256"
 PLUS = "SCRAM-SHA-256-PLUS"
+TOKEN_MECHANISMS = ("OAUTHBEARER", "XOAUTH2")
 
 
 class Authenticator:
@@ -65,9 +67,9 @@ class Authenticator:
                 exempt=settings.lockout_exempt,
             )
         )
-        self.mechanisms = tuple(dict.fromkeys(settings.mechanisms))
+        self.mechanisms = tuple(name for name in dict.fromkeys(settings.mechanisms) if self._can(name))
         """Offered over TLS."""
-        self.clear_mechanisms = ("SCRAM-SHA-256",) if self._has_clear_scram() else ()
+        self.clear_mechanisms = tuple(name for name in self.mechanisms if name == SCRAM and settings.scram_without_tls)
         """Offered to strangers without TLS."""
         self.plaintext_mechanisms = tuple(name for name in self.mechanisms if name != PLUS)
         """Offered without TLS to the clients in `allow_plaintext`."""
@@ -165,5 +167,10 @@ class Authenticator:
     def _parts(self) -> list[Backend | TokenCheck]:
         return [*self._backends, *([self._tokens] if self._tokens is not None else [])]
 
-    def _has_clear_scram(self) -> bool:
-        return self.settings.scram_without_tls and "SCRAM-SHA-256" in self.settings.mechanisms
+    def _can(self, mechanism: str) -> bool:
+        """Whether there is somebody to ask for a mechanism."""
+        if mechanism in TOKEN_MECHANISMS:
+            return self._tokens is not None
+        if mechanism in ("PLAIN", "LOGIN"):
+            return bool(self._backends)
+        return any(backend.has_keys for backend in self._backends)

@@ -49,6 +49,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def has_keys(self) -> bool:
+        """Whether it may know SCRAM keys."""
+        ...
+
+    @property
     def generation(self) -> int:
         """Another number when what was remembered is no longer good."""
         ...
@@ -98,6 +103,7 @@ class Base:
     """The parts of a back end that most have nothing to say about."""
 
     cached = True
+    has_keys = False
     generation = 0
 
     async def start(self) -> None:

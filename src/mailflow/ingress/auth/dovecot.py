@@ -154,7 +154,7 @@ class Dovecot(Base):
         if verdict == "OK":
             user = unescaped(values.get("user", ""))
             return user if is_login(user) else attempt.login
-        if verdict == "CONT" or "temp" in values:
+        if verdict == "CONT" or "temp" in values or values.get("code") == "temp_fail":
             raise Unavailable("Dovecot reports a temporary failure")
         return None
 

@@ -68,7 +68,7 @@ class Exchange:
 
     def begin(self, initial: bytes | None) -> Answer:
         """The client's first response, or None when it waits for a challenge."""
-        left = self._auth.locked(self._client.peer.address)
+        left = self._left()
         if left:
             return self._locked(left)
         if initial is None:
@@ -77,6 +77,9 @@ class Exchange:
 
     def respond(self, data: bytes) -> Answer:
         """The client's answer to a challenge."""
+        left = self._left()  # others may have failed meanwhile: many sessions at once are not many more guesses
+        if left:
+            return self._locked(left)
         step = self._mechanism.respond(data)
         match step:
             case Challenge(challenge):
@@ -86,8 +89,8 @@ class Exchange:
             case Failed(malformed=True):
                 self._note("failed", reason=step.why)
                 return MALFORMED
-        login = self._login = step.login
-        left = self._auth.locked(self._client.peer.address, login)
+        self._login = step.login
+        left = self._left()
         if left:
             return self._locked(left)
         return self._client.later(partial(self._ask, step), replies.AUTH_UNAVAILABLE)
@@ -113,6 +116,9 @@ class Exchange:
             case Token(login, token):
                 known_as = await auth.token(login, token)
                 step = self._mechanism.denied(login)
+        left = self._left()
+        if left:  # the same words for right and wrong
+            return self._locked(left)
         if known_as is not None:
             return self._passed(known_as)
         if isinstance(step, Challenge):
@@ -133,6 +139,9 @@ class Exchange:
         self._note("failed", reason=step.why if isinstance(step, Failed) else "")
         await auth.sleep(auth.settings.failure_delay)
         return replies.AUTH_FAILED
+
+    def _left(self) -> float:
+        return self._auth.locked(self._client.peer.address, self._login)
 
     def _locked(self, seconds: float) -> Reply:
         self._note("locked", reason=f"locked for another {seconds:.0f} s after failed logins")

@@ -88,6 +88,8 @@ def is_exposed(path: Path) -> bool:
 class PasswordFile(Base):
     """The back end."""
 
+    has_keys = True
+
     def __init__(self, path: Path, pool: Pool, secret: bytes, log: Events, clock: Callable[[], float]) -> None:
         """`secret` chooses whose hash an unknown user's password is compared with."""
         self._path = path
@@ -100,6 +102,8 @@ class PasswordFile(Base):
         self._iterations: list[int] = []
         self._stamp: _Stamp | None = None
         self._looked = float("-inf")
+        self._trouble = ""
+        """What was wrong with the file when it was last looked at; said once."""
 
     def __repr__(self) -> str:
         return f"<PasswordFile {self._path} logins={len(self._entries)}>"
@@ -119,10 +123,14 @@ class PasswordFile(Base):
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
+        trouble = ""
         try:
             await self._pool.run(self._read)
         except (PasswordFileError, Unavailable) as error:
-            self._log.event("warning", level=30, reason=f"password file not read again, the old one stays: {error}")
+            trouble = str(error)
+        if trouble and trouble != self._trouble:
+            self._log.event("warning", level=30, reason=f"password file not read again, the old one stays: {trouble}")
+        self._trouble = trouble
 
     async def verify(self, attempt: Attempt) -> str | None:
         """Compares with the stored password; an unknown user's with somebody else's, in vain."""
@@ -166,7 +174,10 @@ class PasswordFile(Base):
 
 
 def _verify(stored: str, password: str) -> bool:
-    return hashes.verify(stored or hashes.decoy(), password)
+    try:
+        return hashes.verify(stored or hashes.decoy(), password)
+    except ValueError as error:
+        raise Unavailable(f"a stored password cannot be verified here: {error}") from None
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -52,7 +52,7 @@ class AuthSettings(Section):
     """
 
     mechanisms: list[MechanismName] = setting(["PLAIN", "LOGIN"], postfix="smtpd_sasl_mechanism_filter")
-    """What is offered, over TLS. SCRAM needs {SCRAM-SHA-256} entries in `file` or `sql`; OAUTHBEARER and XOAUTH2 need `oauth`.
+    """What is offered, over TLS, where there is somebody to ask. SCRAM needs {SCRAM-SHA-256} entries in `file` or `sql`; OAUTHBEARER and XOAUTH2 need `oauth`.
     SCRAM-SHA-256-PLUS binds the login to the TLS connection by its certificate (tls-server-end-point) and, below TLS 1.3, by
     tls-unique; clients that know only tls-exporter fail with it: Python's TLS has none."""
 
@@ -92,7 +92,7 @@ class AuthSettings(Section):
     failure_delay: Duration = setting("2s")
     """How long the refusal of a wrong password is held back."""
 
-    failures: int = setting(5, ge=1, postfix="smtpd_client_auth_rate_limit")
+    failures: int = setting(5, ge=1)
     """Wrong passwords from one IPv4 address or IPv6 /64 before it is locked out: it hears 454 4.7.0 and nobody is asked."""
 
     login_failures: int = setting(20, ge=1)

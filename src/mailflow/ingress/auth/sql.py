@@ -27,6 +27,8 @@ QUERY_SECONDS = 10.0
 class SqlTable(Base):
     """The back end."""
 
+    has_keys = True
+
     def __init__(self, settings: SqlSettings, pool: Pool) -> None:
         self._database = settings.database
         self._is_postgres = settings.is_postgres
