@@ -63,6 +63,8 @@ ADMIN_SPARES = 5
 sixth of the writer's time, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
 SWEEP_SPARES = 19
 """The same for what deleted messages left behind, which nobody waits for: a twentieth of the writer's time."""
+SWEEP_RETRY_SECONDS = 60.0
+"""How soon a sweep that failed goes on."""
 ADMIN_PAUSE_SECONDS = 1.0
 """The longest such pause."""
 
@@ -246,8 +248,12 @@ class Queue:
 
     def _swept(self, step: asyncio.Future[list[Any]]) -> None:
         sweep, self._sweep = self._sweep, None
-        if self._closed or sweep is None or step.cancelled() or step.exception() is not None:
-            return  # the next deletion, or the next start, goes on
+        if self._closed or sweep is None or step.cancelled():
+            return
+        if step.exception() is not None:  # the disk is full, perhaps: a deletion needs room in the log
+            if not self._writer.failed:
+                self._sweep, self._sweep_timer = sweep, self._loop.call_later(SWEEP_RETRY_SECONDS, self._sweep_on)
+            return
         if sweep.complete:
             self._clear_up()  # something may have been deleted since
             return

@@ -42,21 +42,25 @@ class Repack:
         self.complete = False
         self._table = table
         self._last = -1
+        self._newest = -1
+        """What enters later stands behind it, in full pages."""
         self._pass = 0
 
     def step(self, store: Store, most: int) -> None:
         """Packs the next rows, at most so many, inside a transaction of the caller's."""
         db, name = store.db, self._table.name
+        if self._newest < 0:
+            self._newest = db.execute(f"SELECT coalesce(max(id), 0) FROM {name}").fetchone()[0]  # noqa: S608 -- names of ours, as below
         if self._pass:
-            sql = f"SELECT id FROM {name} WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"  # noqa: S608 -- names of ours, as below
+            sql = f"SELECT id FROM {name} WHERE id > ? ORDER BY id LIMIT 1 OFFSET ?"  # noqa: S608
             row = db.execute(sql, (self._last, self._pass * most - 1)).fetchone()
             if row is None:
                 self.complete = True
                 return
             self._last = row[0]
-        sql = f"SELECT id, {self._table.size} FROM {name} WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+        sql = f"SELECT id, {self._table.size} FROM {name} WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"  # noqa: S608
         end, size = self._last, 0
-        found = db.execute(sql, (self._last, most)).fetchall()
+        found = db.execute(sql, (self._last, self._newest, most)).fetchall()
         for key, length in found:
             if size and size + length > MOST_BYTES:
                 break

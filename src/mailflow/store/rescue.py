@@ -110,7 +110,7 @@ def _reserve(spool: Path, new: sqlite3.Connection) -> None:
 def reserved(spool: Path, db: sqlite3.Connection) -> tuple[int, int]:
     """Segments below the first number, and content files below the second, keep what no row names: they were there when
     rows were lost. Until the operator removes the broken database, which says that nobody wants them any more."""
-    if not any(damaged.folder(spool).glob("queue.db.*")):
+    if not any(path.suffix[1:].isdigit() for path in damaged.folder(spool).glob("queue.db.*")):
         return 0, 0
     found = dict(db.execute("SELECT key, value FROM meta"))
     return found.get("reserved_segments", 0), found.get("reserved_content", 0)

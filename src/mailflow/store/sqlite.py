@@ -14,6 +14,7 @@ are powers of two, so that every statement is found in the cache of prepared one
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -271,7 +272,8 @@ class Store:
             self._delete(_CONTENT, [key for key in ids if self.files.has(key)])
         if self.segments.rows:
             self.segments.leave(self._delete(_EXTENT, ids))
-        self._insert(_LEFTOVER, ids)
+        # OR IGNORE: what a damaged database may have there already is no reason not to delete
+        self.db.execute("INSERT OR IGNORE INTO leftover SELECT value FROM json_each(?)", (json.dumps(ids),))
         self.leftovers = True
 
     def sweep(self, most: int) -> int:
