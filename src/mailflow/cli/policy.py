@@ -83,7 +83,7 @@ def test(
 @common
 def show(state: State) -> None:
     """Show what is in force, in the order in which it is asked, and where it is written."""
-    from mailflow.ingress.policy.settings import EARLY, LISTS, SUBMISSION
+    from mailflow.ingress.policy.settings import EARLY, LISTS, SUBMISSION, RuleLists
 
     settings = state.load()
     policy = settings.policy
@@ -92,15 +92,18 @@ def show(state: State) -> None:
         place = settings.written(("policy", name.removeprefix("reject_")))
         print(f"  {name:<30}  {mode:<9}  {place}".rstrip())
     print(f"  {'reject_unauth_destination':<30}  enforce")
-    for name, lists in {"": policy, **policy.set}.items():
+    for name, lists in {"": policy, SUBMISSION: RuleLists(), **policy.set}.items():
         print(f"policy.set.{name}" if name else "policy")
         for listed in LISTS:
             rules = getattr(lists, listed)
-            delayed = policy.delay and listed in EARLY and not (name == SUBMISSION and listed == "mail")
-            print(f"  {listed}{', asked at rcpt' if delayed else ''}{'' if rules else ': nothing'}")
+            login = name == SUBMISSION and listed == "mail"
+            delayed = policy.delay and listed in EARLY and not login
+            print(f"  {listed}{', asked at rcpt' if delayed else ''}{'' if rules or login else ': nothing'}")
+            if login:
+                print("    1. reject_unauthenticated")
             for i, rule in enumerate(rules):
                 place = settings.origin(f"policy.{f'set.{name}.' if name else ''}{listed}[{i}]")
-                print(f"    {i + 1}. {_in_words(rule)}  {place}".rstrip())
+                print(f"    {i + 1 + login}. {_in_words(rule)}  {place}".rstrip())
 
 
 @command.command("checks")
