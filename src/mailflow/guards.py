@@ -102,15 +102,15 @@ class Guards:
         if self._part is not None:
             self._last += self._part.guards
         settings = self.settings
-        tables = await asyncio.to_thread(Tables, settings.table)
-        self._guards += self.auth.guards(tables)
-        parts = policy_parts(settings, self._recipients, self._dns, tables)
+        self.tables = await asyncio.to_thread(Tables, settings.table)
+        self._guards += self.auth.guards(self.tables)
+        parts = policy_parts(settings, self._recipients, self._dns, self.tables)
         self.policy = Policy(parts, self.checks.check, settings.origin)
         wanted = settings.policy.client_names
         if wanted != "none" or self.policy.needs_names():
             self._names = ClientNames(self._names_dns, wanted, settings.policy.client_name_wait)
-        if tables.change:
-            self._watching = asyncio.get_running_loop().create_task(tables.watch(self._warn))
+        if self.tables.change:
+            self._watching = asyncio.get_running_loop().create_task(self.tables.watch(self._warn))
 
     async def close(self) -> None:
         """Closes it again; also after a `start` that failed."""
