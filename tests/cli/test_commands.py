@@ -241,7 +241,7 @@ class TestResolve:
     def test_words_and_refusal(self, mailflow: Mailflow) -> None:
         result = mailflow("resolve", "alice@example.test", "nobody@example.test")
         assert result.code == 1
-        assert result.out.splitlines()[:3] == ["alice@example.test", "  transport  local", "  next hop   alice"]
+        assert result.out.splitlines()[:3] == ["alice@example.test", "  kind       local", "  transport  local"]
         assert "  reply      550 5.1.1 No such user" in result.out
 
 

@@ -16,7 +16,7 @@ from mailflow.cli.context import State, common
 def command(state: State, addresses: tuple[str, ...], as_json: bool) -> int:
     """Show transport, next hop and recipient for addresses, and why.
 
-    JSON fields: address, transport, next_hop, recipient, why; for an address that is refused: address, reply, why.
+    The kind is local, relay (ours, its mailbox elsewhere) or remote. JSON fields: address, kind, transport, next_hop, recipient, why; for an address that is refused: address, reply, why.
     Exit code 1 when one of them is refused.
     """
     settings = state.load()
@@ -34,6 +34,7 @@ def command(state: State, addresses: tuple[str, ...], as_json: bool) -> int:
             fields |= {"reply": f"{answer.code} {answer.status} {answer.text}", "why": answer.why}
         else:
             fields |= {
+                "kind": answer.kind,
                 "transport": answer.transport,
                 "next_hop": answer.next_hop,
                 "recipient": answer.recipient,
