@@ -19,7 +19,7 @@ for need in venv,ensurepip sys; do \
 done
 endef
 
-.PHONY: help run test check format docs bench bench-short torture clean distclean
+.PHONY: help run test check format docs bench bench-short torture fuzz clean distclean
 
 help:
 	@echo 'make run          start the server with $(CONFIG)'
@@ -29,6 +29,7 @@ help:
 	@echo 'make docs         write the generated documents anew'
 	@echo 'make bench        measure, beside Postfix where it is installed (about an hour)'
 	@echo 'make bench-short  the same, a few cases only (about 5 minutes)'
+	@echo 'make fuzz         throw bytes at the parsers for five minutes (FUZZ='--seconds 600 core' for more of one)'
 	@echo 'make torture      hurt the server in every way, and count the mail (about 1 hour; TORTURE='kill-at-random --seed 1' for a part)'
 	@echo 'make clean        remove what the tools left; make distclean: .venv and ./var (spool and mail!) too'
 
@@ -69,6 +70,11 @@ bench-short: $(VENV)/.installed
 torture: $(VENV)/.dev
 	MAILFLOW_TORTURE=1 MAILFLOW_CRASH_ROUNDS=20 $(BIN)/python -m pytest tests/e2e/test_crash.py tests/queue/test_crash.py --timeout 1200
 	$(BIN)/python -m tests.torture $(TORTURE)
+
+# atheris is installed when it is needed, and done without where there is no wheel for this Python.
+fuzz: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --group fuzz || echo 'Without atheris:'
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/results

@@ -130,6 +130,13 @@ def test_many_small_chunks_are_refused():
     assert core.state is State.READY
 
 
+def test_the_gravest_trouble_is_told_however_the_chunk_is_split():
+    """Line ends that are mended make it too big, behind a line that is too long (found by fuzzing)."""
+    chunk = bdat(b"x" * 21 + b"\n" * 60)
+    lines, _ = three_ways(ENVELOPE + chunk, trailing=b"", message_size=100, data_line=20, normalise=True)
+    assert codes(lines)[-1] == "552 5.3.4"
+
+
 def test_chunks_keep_no_memory():
     core = ServerCore(profile(message_size=10**9), Recorder())
     core.feed(ENVELOPE + b"BDAT 100000000 LAST\r\n")

@@ -155,12 +155,13 @@ class ContentVerbs(Conversation):
         end = min(start + self._awaited, len(data))
         self._awaited -= end - start
         chunks = self._chunks
-        if chunks.trouble is None:
-            piece = chunks.feed(data[start:end])
-            if chunks.trouble is not None:
+        refused = chunks.trouble
+        piece = chunks.feed(data[start:end])
+        if chunks.trouble is not None:
+            if refused is None:
                 self._handler.reset()  # at once, so that nothing more is kept for it
-            elif piece:
-                self._handler.chunk(piece)
+        elif piece:
+            self._handler.chunk(piece)
         if self._awaited:
             return -1
         self._taker = None
