@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Self
 
 from tests.fuzz.targets import LONGEST, WORDS
 
@@ -24,7 +24,7 @@ class Coverage:
     def __init__(self) -> None:
         self.steps: set[Step] = set()
 
-    def __enter__(self) -> Coverage:
+    def __enter__(self) -> Self:
         self.steps = set()
         sys.settrace(self._call)
         return self
