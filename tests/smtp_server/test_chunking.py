@@ -137,6 +137,16 @@ def test_the_gravest_trouble_is_told_however_the_chunk_is_split():
     assert codes(lines)[-1] == "552 5.3.4"
 
 
+def test_a_question_may_follow_a_pending_one_at_once():
+    """The empty chunk is allowed, and so the message complete: nothing is read before that is answered (found by fuzzing)."""
+    core = ServerCore(profile(), handler := Recorder(("data", "end")))
+    core.take()
+    core.feed(ENVELOPE + b"BDAT 0 LAST\r\n" + MAIL)
+    core.take()
+    out = bring(core, handler)
+    assert out == b"250 2.0.0 Ok: queued\r\n250 2.1.0 Ok\r\n"
+
+
 def test_chunks_keep_no_memory():
     core = ServerCore(profile(message_size=10**9), Recorder())
     core.feed(ENVELOPE + b"BDAT 100000000 LAST\r\n")

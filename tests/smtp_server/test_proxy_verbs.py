@@ -10,7 +10,7 @@ from mailflow.smtp.param_values import decode_xtext
 from mailflow.smtp.profile import Offers
 from mailflow.smtp.server import ServerCore
 from mailflow.smtp.verbs_proxy import XCLIENT, XFORWARD, parse_attributes
-from tests.smtp_server.fakes import Recorder, profile, three_ways
+from tests.smtp_server.fakes import Recorder, bring, profile, three_ways
 from tests.smtp_server.test_server_core import ENVELOPE, HELLO, MAIL, codes
 
 
@@ -71,6 +71,14 @@ def test_xclient_begins_anew():
     lines, handler = three_ways(HELLO + b"XCLIENT ADDR=192.0.2.7 NAME=x.test\r\n" + MAIL)
     assert codes(lines)[1:] == ["220", "503 5.5.1"]
     assert ("xclient", {"ADDR": "192.0.2.7", "NAME": "x.test"}) in handler.events
+
+
+def test_policy_may_take_its_time_with_the_new_client():
+    core = ServerCore(profile(), handler := Recorder(("xclient",)))
+    core.take()
+    handler.pending = frozenset(("xclient", "connect"))
+    core.feed(b"XCLIENT ADDR=192.0.2.7\r\n" + HELLO + MAIL)
+    assert core.take() + bring(core, handler) == b"220 mx.test ESMTP mailflow\r\n250 mx.test\r\n250 2.1.0 Ok\r\n"
 
 
 def test_a_login_is_forgotten():

@@ -93,7 +93,7 @@ class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
         self._then = None
         then(self, answer)
         data = self.input
-        if data:
+        if data and self._then is None:  # an answer may lead to the next question, which may have to wait, too
             self.input = b""
             self._run(data)
 
