@@ -14,7 +14,7 @@ from mailflow.ingress.timers import SessionTimer
 from mailflow.setting import parse_network
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING
-from mailflow.smtp.replies import START_DATA
+from mailflow.smtp.replies import NO_TLS_FURTHER, START_DATA
 from mailflow.smtp.reply import Reply, reply
 from tests.ingress.fakes import NO_ROOM, RELAY, FakeIntake, FakeLog, resolver
 
@@ -242,3 +242,11 @@ def test_time_limits(connection: FakeConnection, lively: bool, sweeps: int, fate
     assert timer.interval == 1.0
     assert sweeps_until(timer, connection, lively=lively) == sweeps
     assert connection.fate == fate
+
+
+def test_requiretls_is_refused_where_mail_leaves_without_tls():
+    s = session(FakeIntake(), trusted=True)
+    s.hello("EHLO", "me.test")
+    s.mail("joe@there.test", NO_MAIL_PARAMS._replace(requiretls=True))
+    assert s.rcpt("alice@example.test", NO_RCPT_PARAMS).code == 250
+    assert s.rcpt("x@elsewhere.test", NO_RCPT_PARAMS) == NO_TLS_FURTHER

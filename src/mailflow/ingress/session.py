@@ -43,6 +43,7 @@ from mailflow.smtp.replies import (
     DISCARDED,
     HELLO,
     MAIL_OK,
+    NO_TLS_FURTHER,
     RCPT_OK,
     START_DATA,
     START_TLS,
@@ -436,6 +437,8 @@ class Session(Served):
             return self._standing(refusal, "reject_unlisted_recipient", route.why) or refusal
         if not trusted and route.kind != "local" and (route.kind == "remote" or is_source_routed(recipient)):
             return self._foreign(recipient, params, route)
+        if self.params.requiretls and route.transport == "smtp":
+            return NO_TLS_FURTHER
         questions = self._panel.rcpt
         if questions:
             return self._ask(questions, lambda: self._decided_on(recipient, params, route))

@@ -27,6 +27,7 @@ TLS_ACTIVE = reply(503, "5.5.1", "TLS is active already")
 # RFC 4954 §6 and §4
 AUTH_OK = reply(235, "2.7.0", "Authentication successful")
 AUTH_FAILED = reply(535, "5.7.8", "Authentication credentials invalid")
+NO_TLS_FURTHER = reply(550, "5.7.30", "REQUIRETLS: mail to this destination does not leave over TLS")  # RFC 8689
 AUTH_UNAVAILABLE = reply(454, "4.7.0", "Temporary authentication failure")
 AUTH_LINE_TOO_LONG = reply(500, "5.5.6", "Authentication exchange line is too long")
 AUTH_CANCELLED = reply(501, "5.0.0", "Authentication cancelled")
