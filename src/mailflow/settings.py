@@ -171,6 +171,10 @@ class Settings(Root):
         if "." not in self.hostname:
             accepted = 'a full name such as "mx.example.org", or a `domain` that completes it'
             yield Mistake(("hostname",), f'"{self.hostname}" is not a full host name', accepted)
+        most = 100 - self.abuse.stress
+        if self.abuse.stress and self.abuse.stress_reserve > most:
+            message = f"strangers would be turned away at {100 - self.abuse.stress_reserve} %, before there is stress"
+            yield Mistake(("abuse", "stress_reserve"), message, f"at most {most} when abuse.stress is {100 - most}")
         yield from self._listener_mistakes()
         yield from self._check_mistakes()
         yield from self._tls_mistakes()

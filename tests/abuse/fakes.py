@@ -13,6 +13,7 @@ from mailflow.ingress.abuse.settings import AbuseSettings
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.listener import Listener
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
+from mailflow.net.tls_settings import TlsSettings
 from mailflow.setting import parse_network
 from mailflow.smtp.commands import NO_MAIL_PARAMS
 from tests.ingress.fakes import FakeIntake, FakeLog, resolver
@@ -79,7 +80,11 @@ def guard(clock: Clock, **settings: Any) -> RateGuard:
 
 @asynccontextmanager
 async def abused(
-    log: FakeLog | None = None, limits: dict[str, Any] | None = None, intake: FakeIntake | None = None, **settings: Any
+    log: FakeLog | None = None,
+    limits: dict[str, Any] | None = None,
+    intake: FakeIntake | None = None,
+    tls: TlsSettings | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Listener, Abuse]]:
     """A listener with abuse control, for strangers; its clock stands still."""
     log = log or FakeLog()
@@ -95,6 +100,7 @@ async def abused(
         log=log,
         panel=lambda _listener: Panel(parts.guards, conduct=parts.conduct),
         conduct=parts.conduct,
+        tls=tls,
     )
     await listener.start()
     try:

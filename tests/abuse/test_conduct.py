@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from mailflow.ingress.verdict import Stage
@@ -128,14 +126,6 @@ def test_a_flood_of_offences_is_one_line_a_minute() -> None:
     conduct.offended(who, Offence.DEAF, b"")
     assert [event.get("left_out") for event in who.events] == [None, 999]
     assert who.offences == 1001
-
-
-def test_handshakes_are_counted() -> None:
-    parts = abuse(client={"tls_handshakes": "1/1h"})
-    question: Any = parts.guards[0].at(Stage.CONNECT)
-    assert question(FakeSession()) is None
-    parts.conduct.secured(FakeSession())
-    assert question(FakeSession()).rule == "abuse.client.tls_handshakes = 1/1h"
 
 
 def test_who_is_too_slow_is_named_in_the_log() -> None:

@@ -160,12 +160,15 @@ def test_a_refusal_that_is_our_fault_is_no_error() -> None:
     assert passes(rates, Stage.CONNECT, "192.0.2.1") == [True]
 
 
-def test_handshakes_are_met_at_the_next_connection() -> None:
-    rates = guard(Clock(), client=OFF | {"tls_handshakes": "2/1h"})
-    rates.charge("tls_handshakes", FakeSession())
+def test_handshakes_are_stopped_and_met_at_the_next_connection() -> None:
+    rates = guard(Clock(), client=OFF | {"tls_handshakes": "2/1h"}, exempt_networks=["198.51.100.0/24"])
+    assert rates.takes_handshake("192.0.2.1", ours=False)
     assert passes(rates, Stage.CONNECT, "192.0.2.1") == [True]
-    rates.charge("tls_handshakes", FakeSession())
+    assert [rates.takes_handshake("192.0.2.1", ours=False) for _ in range(2)] == [True, False]
     assert passes(rates, Stage.CONNECT, "192.0.2.1") == [False]
+    assert rates.takes_handshake("192.0.2.1", ours=True)
+    assert [rates.takes_handshake("198.51.100.7", ours=False) for _ in range(9)] == [True] * 9
+    assert guard(Clock(), client=OFF).takes_handshake("192.0.2.1", ours=False)
 
 
 @pytest.mark.parametrize(

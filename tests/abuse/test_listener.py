@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
 from mailflow.ingress.abuse.guard import GreetDelay
+from mailflow.net.tls_settings import TlsSettings
 from tests.abuse.fakes import Pauses, abused
 from tests.ingress.fakes import Client, FakeIntake, FakeLog
+from tests.ingress.tls import Authority, TlsClient
 
 CHUNK = b"MAIL FROM:<a@client.test>\r\nRCPT TO:<alice@example.test>\r\nBDAT 5000\r\n"
 Test = Callable[[], Awaitable[None]]
@@ -173,6 +176,27 @@ def test_who_drips_is_told_and_closed(run: Callable[[Test], None], sent: bytes, 
             assert (await answer).endswith(b"421 4.4.2 Timed out\r\n")
         assert [event["reason"] for event in log.named("offence")] == [why]
         assert intake.accepted == []
+
+    run(test)
+
+
+@pytest.mark.wish(75)
+def test_too_many_tls_handshakes(run: Callable[[Test], None], tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    tls = TlsSettings(certificate=[authority.issue("mx.test")])
+
+    async def test() -> None:
+        async with abused(tls=tls, client={"tls_handshakes": "2/1h drop"}) as (listener, _):
+            async with await TlsClient.connect(listener) as late:
+                await late.greet()
+                for _ in range(2):
+                    async with await TlsClient.connect(listener) as client:
+                        await client.greet()
+                        assert (await client.say(b"STARTTLS"))[:3] == "220"
+                        await client.start_tls(authority.client())
+                        assert (await client.say(b"EHLO client.test"))[:3] == "250"
+                assert (await late.say(b"STARTTLS"))[:3] == "454"
+            assert await first_reply(listener) == ""
 
     run(test)
 

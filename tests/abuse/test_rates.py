@@ -68,6 +68,17 @@ def test_refused_attempts_are_not_counted() -> None:
     assert not buckets.spent(1, 100.1)
 
 
+def test_who_is_stopped_again_and_again_is_not_forgotten_for_the_crowd() -> None:
+    buckets = Buckets(RateLimit(1, 3600.0), 100)
+    assert buckets.take(-1, 0.0)
+    for number in range(10_000):
+        buckets.take(number, 1.0)
+        if number % 40 == 0:
+            assert not buckets.take(-1, 1.0)
+        elif number % 40 == 20:
+            assert buckets.spent(-1, 1.0)
+
+
 @given(st.integers(1, 20), st.lists(st.floats(0, 5), max_size=200))
 def test_never_more_than_twice_the_count_and_never_less_for_the_patient(count: int, waits: list[float]) -> None:
     limit = RateLimit(count, 10.0)

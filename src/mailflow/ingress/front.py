@@ -191,8 +191,12 @@ class Fronted(asyncio.Protocol):
 
     def upgrade(self) -> bool:
         """Makes ready for a handshake; False when there are too many."""
-        session = self._session
-        if not self._hall.handshakes.begin():
+        session, hall = self._session, self._hall
+        address = session.address if session is not None else self._front.address if self._front is not None else ""
+        conduct = hall.desk.panel.conduct
+        if conduct is not None and not conduct.takes_handshake(address, ours=hall.desk.relay.trusts(address)):
+            return False
+        if not hall.handshakes.begin():
             return False
         if session is not None:
             self._front = Front(session.address, 0)
@@ -242,7 +246,9 @@ class Fronted(asyncio.Protocol):
     def _log(self, event: str, reason: str) -> None:
         front, session = self._front, self._session
         client = session.client if session else f"unknown[{front.address}]" if front and front.address else "unix"
-        self._hall.desk.log.event(event, client=client, reason=reason)
+        conduct = self._hall.desk.panel.conduct
+        level = 20 if conduct is None or conduct.is_news(event, client) else 10
+        self._hall.desk.log.event(event, level, client=client, reason=reason)
 
     # Helpers
 

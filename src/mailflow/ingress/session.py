@@ -284,8 +284,6 @@ class Session(Served):
         self._peer = peer if word == peer.protocol else replace(peer, protocol=word)
         self.address = peer.address
         self.trusted = self._desk.relay.admits(peer)
-        if changes.get("tls") and self._panel.conduct is not None:
-            self._panel.conduct.secured(self)
         if "address" in changes and not changes.get("name"):
             self._find_name()
 

@@ -100,9 +100,9 @@ class Conduct:
         """A command was refused."""
         self._rates.refused(who, answer)
 
-    def secured(self, who: Situation) -> None:
-        """A TLS handshake has succeeded."""
-        self._rates.charge("tls_handshakes", who)
+    def takes_handshake(self, address: str, *, ours: bool) -> bool:
+        """Counts a TLS handshake; False when the client has had too many. `ours`: it is in relay.networks."""
+        return self._rates.takes_handshake(address, ours=ours)
 
     def closed(self, who: Situation) -> None:
         """The session is over."""

@@ -1,7 +1,7 @@
 """Limits of rates, for each client and each network (wish 75), as a guard that sessions ask.
 
-Connections, messages and recipients are counted when they are asked for; errors, failed logins and TLS handshakes when
-they have happened, and a client that is over one of these limits meets it at its next connection. Limits that are
+Connections, messages, recipients and TLS handshakes are counted when they are asked for; errors and failed logins when
+they have happened. A client that is over a limit of the latter, or of handshakes, meets it at its next connection. Limits that are
 off have no bucket and no question, so they cost nothing. Trusted clients are let pass before anything is counted.
 """
 
@@ -25,7 +25,7 @@ MOST_DELAYED = 1000
 _STAGES = {Stage.CONNECT: ("connections",), Stage.MAIL: ("messages",), Stage.RCPT: ("recipients",)}
 """What is counted when it is asked for."""
 _FAULTS = ("errors", "auth_failures", "tls_handshakes")
-"""What is counted when it has happened."""
+"""What is looked at when a connection begins."""
 _WORDS = {
     "connections": "Too many connections",
     "messages": "Too many messages",
@@ -121,6 +121,18 @@ class RateGuard:
                 if key is not None:
                     limit.buckets.charge(key, now)
 
+    def takes_handshake(self, address: str, *, ours: bool) -> bool:
+        """Counts a TLS handshake that is about to begin; False when there were too many. `ours`: in relay.networks."""
+        limits = self._by_kind["tls_handshakes"]
+        if not limits or (ours and "relay" in self._settings.exempt) or self._exempts_address(address):
+            return True
+        now = self._clock()
+        for limit in limits:
+            key = limit.key(address)
+            if key is not None and not limit.buckets.take(key, now):
+                return False
+        return True
+
     def refused(self, situation: Situation, answer: Reply) -> None:
         """A command was refused: an error, and perhaps a failed login."""
         if answer.code == 535:
@@ -132,10 +144,12 @@ class RateGuard:
         """Whether this client has no limits."""
         if situation.trusted and (self._trusted_pass or self._trusted_exempt(situation)):
             return True
-        address = situation.address
-        return address in self._networks or ("known" in self._settings.exempt and self._known(address))
+        return self._exempts_address(situation.address)
 
     # Helpers
+
+    def _exempts_address(self, address: str) -> bool:
+        return address in self._networks or ("known" in self._settings.exempt and self._known(address))
 
     def _trusted_exempt(self, situation: Situation) -> bool:
         return ("login" if situation.peer.login else "relay") in self._settings.exempt

@@ -89,13 +89,11 @@ class Buckets:
 
     def take(self, key: int, now: float) -> bool:
         """Counts one; False, and nothing is counted, when the limit is reached. `now` in seconds, never going back."""
-        full = (self._full.get(key) or now) + self._step
-        if full < now + self._step:
-            full = now + self._step
-        if full > now + self._seconds:
-            return False
-        self._full.put(key, full)
-        return True
+        before = self._full.get(key) or now
+        full = max(before, now) + self._step
+        passes = full <= now + self._seconds
+        self._full.put(key, full if passes else before)  # who comes again and again is not forgotten
+        return passes
 
     def charge(self, key: int, now: float) -> None:
         """Counts one that has happened already; beyond the limit nothing is added, so that patience is rewarded."""
@@ -104,4 +102,7 @@ class Buckets:
     def spent(self, key: int, now: float) -> bool:
         """Whether the limit is reached."""
         full = self._full.get(key)
-        return full is not None and full + self._step > now + self._seconds
+        if full is None or full + self._step <= now + self._seconds:
+            return False
+        self._full.put(key, full)
+        return True

@@ -53,7 +53,7 @@ class RatesSettings(Section):
     """RCPT commands."""
 
     tls_handshakes: Rate = setting("off", postfix="smtpd_client_new_tls_session_rate_limit")
-    """TLS handshakes; more are answered at the client's next connection."""
+    """TLS handshakes, good and bad; more get 454 at STARTTLS, and what is written here at the client's next connection."""
 
     auth_failures: Rate = setting("off", postfix="smtpd_client_auth_rate_limit")
     """Failed logins; more are answered at the client's next connection."""
@@ -69,7 +69,7 @@ class ClientRates(RatesSettings):
     """Connections."""
 
     tls_handshakes: Rate = setting("1000/1m", postfix="smtpd_client_new_tls_session_rate_limit")
-    """TLS handshakes; more are answered at the client's next connection."""
+    """TLS handshakes, good and bad; more get 454 at STARTTLS, and what is written here at the client's next connection."""
 
     auth_failures: Rate = setting("100/1h", postfix="smtpd_client_auth_rate_limit")
     """Failed logins; more are answered at the client's next connection."""
