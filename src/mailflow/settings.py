@@ -220,12 +220,14 @@ class Settings(Root):
             yield Mistake(("tls", "client_certificates"), "tls.client_ca is not set", '"no"')
 
     def examine(self) -> list[ConfigProblem]:
-        """Looks into certificate files and the password file, which not every user of the settings may read.
+        """Looks into certificate files, the password file and those of tables, which not every user of the settings may read.
 
         Returns what should be mended. Raises ConfigError for what cannot be used.
         """
         from mailflow.net.tls import examine
+        from mailflow.tables.opening import Tables
 
+        Tables(self.table)
         flaws = [
             (flaw, self._problem(Mistake(("tls", *flaw.key), flaw.message, flaw.accepted)))
             for flaw in examine(self.tls)

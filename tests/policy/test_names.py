@@ -19,7 +19,7 @@ from mailflow.smtp.handler import PENDING
 from tests.ingress.fakes import FakeIntake, FakeLog, resolver
 from tests.ingress.test_asking import Wire
 from tests.net.dns_server import SILENT, DnsServer
-from tests.policy.play import TEMPORARY, FakeDns
+from tests.policy.play import TEMPORARY, FakeDns, answer
 
 ADDRESS = "192.0.2.7"
 
@@ -193,6 +193,32 @@ async def test_another_address_is_another_name():
     s.identify(address=ADDRESS, name="told.test")
     assert (s.named(), s.peer.name) == (None, "told.test")
     await names.close()
+
+
+@in_loop
+async def test_the_name_of_a_balancer_is_not_its_clients():
+    dns = {"ptr 192.0.2.7": ["lb.a.test"], "a lb.a.test": [ADDRESS]}
+    names = ClientNames(FakeDns(dns), "strangers", 5.0)
+    s, _, _ = session(names)
+    s.connect()
+    s.identify(address="127.0.0.1", via=ADDRESS)  # loopback: not looked up
+    await names.look(ADDRESS)
+    assert s.peer.name == ""
+    known, _, _ = session(names)
+    known.connect()
+    assert known.peer.name == "lb.a.test"
+    known.identify(address="127.0.0.1", via=ADDRESS)
+    assert known.peer.name == ""
+    await names.close()
+
+
+def test_a_rule_waits_for_a_name_only_if_the_rest_of_it_holds():
+    text = '[[policy.rcpt]]\nclient = [".bad.test"]\nrecipient = ["bob@here.test"]\naction = "reject"'
+    dns = FakeDns({"ptr 10.0.0.1": ["x.bad.test"], "a x.bad.test": ["10.0.0.1"]})
+    assert answer(text, "10.0.0.1", dns=dns) == "250 2.0.0 Ok"
+    assert dns.asked == []  # a trusted client's name is looked up when a rule asks for it
+    assert answer(text, "10.0.0.1", "bob@here.test", dns=dns).startswith("554")
+    assert dns.asked != []
 
 
 @in_loop

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mailflow.errors import ConfigError
 from mailflow.server import Server
 from mailflow.settings import Settings
 from tests.ingress.fakes import Client, FakeLog
@@ -92,9 +93,12 @@ def test_tables_that_cannot_be_used_keep_a_server_from_starting(settings: Settin
         update={"table": {"senders": settings.table["senders"].model_copy(update={"type": "cidr"})}}
     )
 
+    with pytest.raises(ConfigError, match=r"senders:1.*not a network"):
+        broken.examine()  # what `mailflow config check` does
+
     async def main() -> None:
         server = Server(broken, deliver=False, log=FakeLog())
-        with pytest.raises(Exception, match=r"senders:1.*not a network"):
+        with pytest.raises(ConfigError, match=r"senders:1.*not a network"):
             await server.start()
 
     asyncio.run(main())

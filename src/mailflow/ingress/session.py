@@ -279,12 +279,15 @@ class Session(Served):
 
     def identify(self, **changes: Any) -> None:
         """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
+        if "address" in changes:  # what was known of another host's name is void
+            changes = {"name": "", "reverse": "", **changes}
+            self._forget_naming()
         peer = replace(self.peer, **changes)
         word = protocol_word(peer)
         self._peer = peer if word == peer.protocol else replace(peer, protocol=word)
         self.address = peer.address
         self.trusted = self._desk.relay.admits(peer)
-        if "address" in changes and not changes.get("name"):
+        if "address" in changes and not changes["name"]:
             self._find_name()
 
     def named(self) -> Awaitable[None] | None:
@@ -301,8 +304,7 @@ class Session(Served):
 
     async def _wait_for_name(self, names: ClientNames, naming: asyncio.Future[ClientName]) -> None:
         if not await names.wait(self.address, naming) and self._naming is naming:
-            naming.remove_done_callback(self._named)
-            self._naming = None
+            self._forget_naming()
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with the client and, in a transaction, the envelope."""
@@ -320,9 +322,7 @@ class Session(Served):
         """The connection is gone; an answer that is still to come has nobody to hear it."""
         self.stop_asking()
         self.reset()
-        if self._naming is not None:
-            self._naming.remove_done_callback(self._named)
-            self._naming = None
+        self._forget_naming()
         self._wire = None
         for watcher in self._panel.watchers:
             watcher.closed(self)
@@ -639,6 +639,11 @@ class Session(Served):
         else:
             self._naming = found
             found.add_done_callback(self._named)
+
+    def _forget_naming(self) -> None:
+        if self._naming is not None:
+            self._naming.remove_done_callback(self._named)
+            self._naming = None
 
     def _named(self, naming: asyncio.Future[ClientName]) -> None:
         if self._naming is naming:

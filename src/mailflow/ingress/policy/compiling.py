@@ -85,12 +85,14 @@ class Policy:
         try:
             kind = kind_of(rule.check.partition(" ")[0]) if rule.check else None
             names = any(map(matching.names_a_host, rule.client or ()))
+            clients = () if rule.client is None else (matching.client_condition(rule.client, self._parts.tables),)
             return Rule(
                 rule.title,
                 self._origin(key),
-                tuple(self._conditions(rule)),
+                (*self._conditions(rule), *(() if names else clients)),
                 self._check(rule, stage),
                 rule.mode,
+                clients if names else (),
                 needs_name=names or (kind is not None and kind.needs_name),
                 reply=partial(_with_words, rule.reply) if rule.reply else None,
                 relays=rule.action == "permit_relay" or (kind is not None and kind.relays),
@@ -110,8 +112,6 @@ class Policy:
             yield matching.login_condition(rule.login, tables)
         if rule.certificate is not None:
             yield matching.certificate_condition(rule.certificate, tables)
-        if rule.client is not None:
-            yield matching.client_condition(rule.client, tables)
         if rule.helo is not None:
             yield matching.helo_condition(rule.helo, tables)
         if rule.sender is not None:

@@ -32,6 +32,21 @@ def mistakes(
 
 _ORDER = list(Stage)
 
+ELSEWHERE = {
+    "warn_if_reject": 'mode = "log-only" in the rule',
+    "reject_rbl_client": '[[dnsbl.list]], and "reject_dnsbl"',
+    "reject_rhsbl_client": '[[dnsbl.list]], and "reject_dnsbl"',
+    "reject_rhsbl_helo": '[[dnsbl.list]] with kind = "helo", and "reject_dnsbl"',
+    "reject_rhsbl_sender": '[[dnsbl.list]] with kind = "sender", and "reject_dnsbl"',
+    "permit_dnswl_client": '[[dnsbl.list]] with a weight below 0, and "permit_dnswl"',
+    "reject_sender_login_mismatch": "auth.sender_login",
+    "reject_authenticated_sender_login_mismatch": "auth.sender_login",
+    "reject_unauth_pipelining": "[abuse], which notices clients that talk too early",
+    "defer_unauth_destination": '"reject_unauth_destination" with mode = "soft-fail"',
+    "permit_inet_interfaces": "relay.networks",
+}
+"""What stands for checks of Postfix that are none here."""
+
 
 def _rule_mistakes(
     rule: RuleSettings, asked: Stage, tables: Mapping[str, object], missing: Missing
@@ -64,7 +79,8 @@ def _check_mistakes(
         from difflib import get_close_matches
 
         near = get_close_matches(name, [*CATALOG, *ALIASES], 1)
-        yield "check", f'there is no check "{name}"', f'"{near[0]}"' if near else "see `mailflow policy checks`"
+        accepted = f'"{near[0]}"' if near else "see `mailflow policy checks`"
+        yield "check", f'there is no check "{name}"', ELSEWHERE.get(name, accepted)
         return
     if bool(argument) != bool(kind.argument) and not kind.optional:
         need = f'"{name} {kind.argument.upper()}"' if kind.argument else f'"{name}"'

@@ -38,12 +38,18 @@ class Rule:
     conditions: tuple[Condition, ...]
     check: Check
     mode: RuleMode = "enforce"
+    name_conditions: tuple[Condition, ...] = ()
+    """Those that look at the client's verified name; asked behind the others."""
     needs_name: bool = False
-    """Some condition looks at the client's verified name."""
+    """The name is needed, by them or by the check."""
     reply: Callable[[Reply], Reply] | None = None
     """Puts the operator's words in place of the check's."""
     relays: bool = False
     """It may let strangers relay."""
+
+    def applies(self, situation: Situation) -> bool:
+        """Whether all conditions hold; the client's name must be known if it is needed."""
+        return all(condition(situation) for condition in (*self.conditions, *self.name_conditions))
 
     @property
     def label(self) -> str:
@@ -71,50 +77,50 @@ class RuleList:
 
     def ask(self, situation: Situation) -> Finding | Awaitable[Finding]:
         """Asks the rules in order; gives the refusal, or all that is to be noted in one verdict, or None."""
-        if self.witness is not None:
-            return self._slowly(situation, iter(zip(self.rules, self._steps, strict=True)), None, None)
-        kept: Finding = None
         rest = iter(zip(self.rules, self._steps, strict=True))
+        if self.witness is not None:
+            return self._go_on(situation, rest, None, None, None)
+        kept: Finding = None
         for rule, step in rest:
             found = step(situation)
             if found is None:
                 continue
             if not isinstance(found, Verdict):
-                return self._slowly(situation, rest, kept, (rule, found))
-            if found.reply is not None:
-                return found
+                return self._go_on(situation, rest, kept, rule, found)
             kept = _join(kept, found)
-            if found.action is Action.PERMIT:
+            if found.reply is not None or found.action is Action.PERMIT:
                 break
-        return kept if kept is not None and _matters(kept) else None
+        return _sum(kept)
 
-    async def _slowly(
+    async def _go_on(
         self,
         situation: Situation,
         rest: Iterator[tuple[Rule, Check]],
         kept: Finding,
-        waiting: tuple[Rule, Finding | Awaitable[Finding]] | None,
+        rule: Rule | None,
+        answer: Finding | Awaitable[Finding],
     ) -> Finding:
-        """Goes on where a rule has to wait, or goes all the way with a witness."""
+        """Goes on from a rule that has to wait; with a witness, all the way."""
         while True:
-            if waiting is None:
-                following = next(rest, None)
-                if following is None:
-                    break
-                waiting = following[0], following[1](situation)
-            rule, answer = waiting
-            waiting = None
             found = answer if answer is None or isinstance(answer, Verdict) else await answer
-            if self.witness is not None:
-                self.witness(rule, all(condition(situation) for condition in rule.conditions), found)
-            if found is None:
-                continue
-            if found.reply is not None:
-                return found
-            kept = _join(kept, found)
-            if found.action is Action.PERMIT:
+            if rule is not None and self.witness is not None:
+                self.witness(rule, rule.applies(situation), found)
+            if found is not None:
+                kept = _join(kept, found)
+                if found.reply is not None or found.action is Action.PERMIT:
+                    break
+            following = next(rest, None)
+            if following is None:
                 break
-        return kept if kept is not None and _matters(kept) else None
+            rule, answer = following[0], following[1](situation)
+        return _sum(kept)
+
+
+def _sum(kept: Finding) -> Finding:
+    """What the list says in the end: nothing, when all there is is a permission that changes nothing."""
+    if kept is None or (kept.action is Action.PERMIT and not (kept.relay or kept.edit or kept.header)):
+        return None
+    return kept
 
 
 class RuleGuard:
@@ -135,8 +141,8 @@ class RuleGuard:
 
 
 def _join(kept: Finding, found: Verdict) -> Verdict:
-    """Two verdicts that take the message, as one: discarding outdoes holding, holding outdoes the rest."""
-    if kept is None:
+    """Two verdicts as one: a refusal stands alone; discarding outdoes holding, holding outdoes the rest."""
+    if kept is None or found.reply is not None:
         return found
     first = min(kept, found, key=lambda verdict: _WEIGHT[verdict.action])
     edit = kept.edit
@@ -149,16 +155,22 @@ def _join(kept: Finding, found: Verdict) -> Verdict:
 _WEIGHT = {Action.DISCARD: 0, Action.HOLD: 1, Action.EDIT: 2, Action.HEADER: 3, Action.PERMIT: 4}
 
 
-def _matters(verdict: Verdict) -> bool:
-    return verdict.action is not Action.PERMIT or verdict.relay or verdict.edit is not None or bool(verdict.header)
-
-
 def _step(rule: Rule) -> Check:
-    """The whole rule as one question: conditions, check, words, mode."""
+    """The whole rule as one question: conditions, check, words, mode. It waits for the client's name only if the rest holds."""
     conditions, check = rule.conditions, rule.check
 
     def step(situation: Situation) -> Finding | Awaitable[Finding]:
         for condition in conditions:
+            if not condition(situation):
+                return None
+        if rule.needs_name:
+            waiting = situation.named()
+            if waiting is not None:
+                return when_named(situation, waiting)
+        return named(situation)
+
+    def named(situation: Situation) -> Finding | Awaitable[Finding]:
+        for condition in rule.name_conditions:
             if not condition(situation):
                 return None
         found = check(situation)
@@ -166,20 +178,16 @@ def _step(rule: Rule) -> Check:
             return None
         return _finish(rule, situation, found) if isinstance(found, Verdict) else later(situation, found)
 
+    async def when_named(situation: Situation, waiting: Awaitable[None]) -> Finding:
+        await waiting
+        found = named(situation)
+        return found if found is None or isinstance(found, Verdict) else await found
+
     async def later(situation: Situation, waiting: Awaitable[Finding]) -> Finding:
         found = await waiting
         return None if found is None else _finish(rule, situation, found)
 
-    async def when_named(situation: Situation, waiting: Awaitable[None]) -> Finding:
-        await waiting
-        found = step(situation)
-        return found if found is None or isinstance(found, Verdict) else await found
-
-    def named(situation: Situation) -> Finding | Awaitable[Finding]:
-        waiting = situation.named()
-        return step(situation) if waiting is None else when_named(situation, waiting)
-
-    return named if rule.needs_name else step
+    return step
 
 
 def _finish(rule: Rule, situation: Situation, found: Verdict) -> Finding:
