@@ -89,7 +89,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def test_a_socket_that_systemd_has_bound(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    both = {"family": socket.AF_INET6, "dualstack_ipv6": True}  # as "ListenStream=25" makes it
+    with socket.create_server(("::ffff:127.0.0.1", 0), **both) as sock:
         sock.set_inheritable(True)
         server = Server(tmp_path / "server", listener=[{"bind": "fd:smtp"}])
         script = tmp_path / "hand_over.py"
@@ -100,7 +101,8 @@ def test_a_socket_that_systemd_has_bound(tmp_path: Path) -> None:
             assert server.port == sock.getsockname()[1]
             with smtplib.SMTP("127.0.0.1", server.port, "client.test") as client:
                 client.sendmail("a@client.test", ["alice@example.test"], b"Subject: x\r\n\r\nx\r\n")
-            server.wait_mail("alice")
+            [stored] = server.wait_mail("alice")
+            assert "(unknown [127.0.0.1])" in received(stored)
 
 
 def test_config_check_tells_about_certificates(serve: Serve, authority: Authority) -> None:

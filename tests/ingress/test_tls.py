@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from mailflow.envelope import Peer
+from mailflow.ingress.session import protocol_word
 from tests.ingress.fakes import FakeIntake, FakeLog
 from tests.ingress.tls import Authority, TlsClient, listening
 
@@ -64,6 +66,39 @@ def test_starttls_begins_the_session_anew(
         (peer,) = [message.envelope.peer for message in intake.accepted]
         assert peer.tls == "TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits)"
         assert (peer.protocol, peer.helo, peer.certificate) == ("ESMTPS", "secret.test", "")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("said", "login", "word"),
+    [
+        ("SMTP", "", "SMTP"),
+        ("ESMTP", "", "ESMTPS"),
+        ("ESMTPA", "alice", "ESMTPSA"),
+        ("ESMTPSA", "", "ESMTPS"),
+        ("LMTP", "alice", "LMTPSA"),
+        ("API", "alice", "API"),
+    ],
+)
+def test_the_word_for_received(said: str, login: str, word: str) -> None:
+    assert protocol_word(Peer(protocol=said, login=login, tls="TLSv1.3")) == word
+
+
+def test_a_message_that_asks_for_smtputf8_has_its_own_word(
+    run: Callable[[Test], None], authority: Authority, tls: dict[str, object]
+) -> None:
+    async def test() -> None:
+        intake = FakeIntake()
+        async with (
+            listening(tls, intake=intake, **IMPLICIT) as server,
+            await TlsClient.secure(server, authority.client()) as client,
+        ):
+            await client.greet()
+            client.send(b"MAIL FROM:<a@client.test> SMTPUTF8\r\nRCPT TO:<alice@example.test>\r\nDATA\r\nx\r\n.\r\n")
+            assert [(await client.reply())[:3] for _ in range(4)] == ["250", "250", "354", "250"]
+            await client.deliver()
+        assert [message.envelope.peer.protocol for message in intake.accepted] == ["UTF8SMTPS", "ESMTPS"]
 
     run(test)
 

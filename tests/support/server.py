@@ -20,7 +20,7 @@ from typing import Any, Self
 from tests.support.waiting import PATIENCE, wait_for
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-ADDRESS = re.compile(r"((?:\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:]+\]):\d+)")
+ADDRESS = re.compile(r"((?:\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.]+\]):\d+)")
 DEFAULTS: dict[str, Any] = {
     "hostname": "mx.example.test",
     "spool": "spool",

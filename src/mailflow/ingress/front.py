@@ -24,6 +24,9 @@ from mailflow.smtp.server import ServerCore
 if TYPE_CHECKING:
     from mailflow.ingress.connection import Connection
 
+_MAPPED = "::ffff:"
+"""Before an IPv4 address on a socket for both families (RFC 4291 §2.5.5.2), as systemd hands over."""
+
 UPGRADING = 4
 """A bit of `_leaving`, though not the end: STARTTLS was granted, and TLS begins when 220 has been written."""
 
@@ -77,6 +80,8 @@ class Fronted(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         # a UNIX socket has a text, or nothing; None: it is gone already
         address, port = (name[0], name[1]) if isinstance(name, tuple) else ("", 0)
+        if "." in address:
+            address = address.removeprefix(_MAPPED)
         hall = self._hall
         if hall.is_balancer is not None and hall.is_balancer(address):
             if self._admit(""):

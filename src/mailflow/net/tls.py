@@ -120,7 +120,7 @@ class Certificates:
         return self._generation.contexts[variant]
 
     def start(self) -> None:
-        """Looks at the files regularly from now on. Log what should be mended."""
+        """Looks at the files regularly from now on. Logs what should be mended."""
         self._warn()
         self._wait()
 
@@ -162,14 +162,14 @@ class Certificates:
         self._reading = None
         if reading.cancelled() or self._stopped:
             return
-        found = reading.result()
+        found = reading.exception() or reading.result()
         if isinstance(found, Generation):
             self._generation = found
             if found.renewed:
                 self._log("tls-certificates", 20, state="renewed")
             self._warn()
         elif found is not None:
-            self._log("warning", 40, reason=f"the old certificates stay in use: {found}")
+            self._log("warning", 40, reason=f"the old certificates stay in use: {str(found) or type(found).__name__}")
         self._wait()
 
     def _warn(self) -> None:
