@@ -10,7 +10,7 @@ Callers: ingress asks `Resolver.resolve` at RCPT TO, the flow for mail that ente
 4. the domain itself, by MX look-up at delivery time.
 
 Everything here is synchronous and pure: no DNS, no files. One resolver serves ingress and routing alike, so that
-both always agree on what is local. What it does not do: decide who may send where (`ingress/policy.py`).
+both always agree on what is local. What it does not do: decide who may send where (`ingress/policy/`).
 """
 
 from __future__ import annotations

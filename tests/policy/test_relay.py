@@ -147,7 +147,6 @@ DOMAINS = ["a.test", "b.test", "sub.a.test", "c.test"]
 ADDRESSES = [f"{user}@{domain}" for user in ("alice", "nobody") for domain in DOMAINS]
 
 
-@pytest.mark.wish(55)
 @settings(max_examples=200, deadline=None)
 @given(
     local=st.sets(st.sampled_from(DOMAINS)),

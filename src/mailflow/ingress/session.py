@@ -1,7 +1,7 @@
 """One client's session: what the protocol core's questions are answered with.
 
 The core (`smtp/server.py`) keeps order and syntax; here is the envelope, and who may send what to whom: sender and
-recipients are checked (`policy.py`), recipients resolved (`ports.Recipients`), the message handed to `ports.Intake`.
+recipients are checked (`policy/relay.py`), recipients resolved (`ports.Recipients`), the message handed to `ports.Intake`.
 The session talks to its connection through `Wire` only. Everything answers at once except the end of a message, which
 is PENDING until the message is safe on disk, and a question that a guard has to wait with (`asking.py`).
 
