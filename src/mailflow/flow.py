@@ -47,7 +47,6 @@ from mailflow.smtp.reply import Reply, reply
 
 _GOOD, _NEW, _DEFERRED, _DELAYED, _WELL = Feedback.GOOD, Lane.NEW, Lane.DEFERRED, Action.DELAYED, SiteHealth.GOOD
 """Constants, because looking a member up in its Enum costs more than comparing it."""
-_LANES = tuple(Lane)
 _FEEDBACK = {health: Feedback[health.name] for health in SiteHealth}
 _NO_ROOM = reply(*QueueFull.reply)
 _CLOSING = reply(421, "4.3.2", "Service is shutting down")
@@ -226,16 +225,14 @@ class Flow:
 
     def _restore(self, message: Message, lane: Lane) -> None:
         """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
-        recipients = message.recipients
-        if len(recipients) > self._crowds.few:
-            message.recipients = []
-            self._crowds.join(message, recipients)
+        recipients, message.recipients = message.recipients, []
         if recipients:
+            self._crowds.join(message, recipients)
             self._add(message, recipients, lane, waited=lane is _NEW)
 
     def _make_room(self, destination: str) -> None:
         """Recipients have left memory: the next ones may come (before the last have gone, wish 37)."""
-        for lane in _LANES:
+        for lane in (_NEW, _DEFERRED):
             if self._backlog.blocked(destination, lane) and not self._scheduler.full(lane):
                 self._backlog.unblock_lane(lane)
                 if self._room(destination, lane):
@@ -357,9 +354,8 @@ class Flow:
 
     def _commit(self, message: Message, conclusion: Conclusion, new: list[Message]) -> None:
         settlement = Settlement(message, conclusion.done, conclusion.deferred, new)
-        self._queue.settle(
-            settlement, partial(self._settled, settlement, conclusion)
-        )  # POINT TWO: all of it, or nothing
+        done = partial(self._settled, settlement, conclusion)
+        self._queue.settle(settlement, done)  # POINT TWO: all of it, or nothing
 
     def _settled(self, settlement: Settlement, conclusion: Conclusion, error: QueueError | None) -> None:
         """The consequences are on disk."""
