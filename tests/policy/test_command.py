@@ -170,10 +170,11 @@ def test_show(run):
             1. "look at it first": hold  m.toml:32
           end: nothing
         policy.set.submission
+          login, asked at mail
+            1. reject_unauthenticated
           connect, asked at rcpt: nothing
           helo, asked at rcpt: nothing
-          mail
-            1. reject_unauthenticated
+          mail, asked at rcpt: nothing
           rcpt: nothing
           data: nothing
           end: nothing

@@ -203,6 +203,7 @@ def test_mistakes_name_the_key(tmp_path):
     [
         ('delay = false\nconnect = [{ sender = ["a@b.test"], action = "reject" }]', "not known yet"),
         ('delay = false\nhelo = ["reject_unknown_sender_domain"]', "nothing to look at"),
+        ('delay = false\nhelo = ["hold"]', "no message to hold"),
         ('data = ["permit_mx_backup"]', "decides about a recipient"),
         ('rcpt = ["permit_mynetworks x"]', "takes no argument"),
         ('rcpt = ["check_client_access"]', "takes a table"),

@@ -117,6 +117,12 @@ def test_actions(action, heard, hold):
     assert len(discards) == (action == "discard")
 
 
+def test_a_client_without_an_address_is_in_no_list():
+    for elements in ('["*"]', '["192.0.2.0/24"]', '[".test"]', '["table:t"]', '["table:net"]'):
+        assert answer(rule(f"client = {elements}"), "") == OK
+    assert answer(rule('client = ["!*"]'), "") == NO
+
+
 def test_the_first_rule_that_decides_does_and_a_permit_ends_only_its_own_list():
     text = """
         [policy]

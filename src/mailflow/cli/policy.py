@@ -94,16 +94,15 @@ def show(state: State) -> None:
     print(f"  {'reject_unauth_destination':<30}  enforce")
     for name, lists in {"": policy, SUBMISSION: RuleLists(), **policy.set}.items():
         print(f"policy.set.{name}" if name else "policy")
+        if name == SUBMISSION:
+            print("  login, asked at mail\n    1. reject_unauthenticated")
         for listed in LISTS:
             rules = getattr(lists, listed)
-            login = name == SUBMISSION and listed == "mail"
-            delayed = policy.delay and listed in EARLY and not login
-            print(f"  {listed}{', asked at rcpt' if delayed else ''}{'' if rules or login else ': nothing'}")
-            if login:
-                print("    1. reject_unauthenticated")
+            delayed = policy.delay and listed in EARLY
+            print(f"  {listed}{', asked at rcpt' if delayed else ''}{'' if rules else ': nothing'}")
             for i, rule in enumerate(rules):
                 place = settings.origin(f"policy.{f'set.{name}.' if name else ''}{listed}[{i}]")
-                print(f"    {i + 1 + login}. {_in_words(rule)}  {place}".rstrip())
+                print(f"    {i + 1}. {_in_words(rule)}  {place}".rstrip())
 
 
 @command.command("checks")

@@ -17,12 +17,13 @@ from mailflow.ingress.policy.parts import Parts
 from mailflow.ingress.policy.relay import RelayControl
 from mailflow.ingress.policy.rules import PERMIT, Check, Condition, Rule, RuleGuard, RuleList
 from mailflow.ingress.policy.settings import (
-    EARLY,
     LISTS,
+    LOGIN,
     SUBMISSION,
     PolicySettings,
     RuleLists,
     RuleSettings,
+    asked_at,
     parse_reply,
 )
 from mailflow.ingress.ports import Recipients
@@ -50,19 +51,16 @@ class Policy:
         self.sets: dict[str, dict[str, RuleList]] = {"": self._lists(settings)}
         for name, lists in settings.set.items():
             self.sets[name] = self._lists(lists, name)
-        submission = self.sets.setdefault(SUBMISSION, self._lists(RuleLists()))
         login = Rule("reject_unauthenticated", "", (), reject_unauthenticated(parts, ""))
-        submission["mail"] = RuleList("mail", [login, *submission["mail"].rules])
+        self.sets[SUBMISSION] = {LOGIN: RuleList(LOGIN, [login])} | self.sets.get(SUBMISSION, {})
 
     def guards(self, name: str = "") -> list[RuleGuard]:
         """The guards of the listeners with this set of lists, in the order of asking; none for empty lists."""
-        return [RuleGuard(rules, self.asked_at(rules.name, name)) for rules in self.sets[name].values() if rules.rules]
-
-    def asked_at(self, name: str, policy: str = "") -> Stage:
-        """The stage at which a list is asked. Whether a client must log in is told at MAIL, delayed or not."""
-        if self._parts.settings.delay and name in EARLY and not (policy == SUBMISSION and name == "mail"):
-            return Stage.RCPT
-        return LISTS[name]
+        return [
+            RuleGuard(rules, asked_at(rules.name, self._parts.settings))
+            for rules in self.sets[name].values()
+            if rules.rules
+        ]
 
     def relays(self, name: str = "") -> bool:
         """Whether some rule of a set may let strangers relay."""
@@ -76,7 +74,7 @@ class Policy:
         key = f"policy.set.{policy}" if policy else "policy"
         made = {}
         for name in LISTS:
-            stage = self.asked_at(name, policy)
+            stage = asked_at(name, self._parts.settings)
             rules = [self._rule(each, f"{key}.{name}[{i}]", stage) for i, each in enumerate(getattr(lists, name))]
             made[name] = RuleList(name, rules)
         return made

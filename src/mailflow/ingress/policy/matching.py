@@ -21,6 +21,8 @@ from mailflow.tables.kinds import address_of
 Subject = Callable[[Situation], tuple[list[str], int]]
 """The keys of what a condition looks at, and how many of them stand for it as a whole (see `tables.keys.find`)."""
 Matcher = Callable[[list[str], int], bool]
+Test = Callable[[str, Mapping[str, Table]], Matcher]
+"""Makes the matcher of one element."""
 
 
 def names_a_host(element: str) -> bool:
@@ -31,13 +33,13 @@ def names_a_host(element: str) -> bool:
 
 def client_condition(elements: Sequence[str], tables: Mapping[str, Table]) -> Condition:
     """For `client`. Raises ValueError for an element that is none."""
+    matches = _matcher(elements, tables, _client_test)
 
-    def subject(situation: Situation) -> tuple[list[str], int]:
+    def condition(situation: Situation) -> bool:
         peer = situation.peer
-        return client_keys(peer.address, peer.name), 1
+        return matches(client_keys(peer.address, peer.name), 1)
 
-    tests = [(not element.startswith("!"), _client_test(element.lstrip("!"), tables)) for element in elements]
-    return _first_decides(tests, subject)
+    return condition
 
 
 def helo_condition(elements: Sequence[str], tables: Mapping[str, Table]) -> Condition:
@@ -92,8 +94,9 @@ def _listed(elements: Sequence[str], tables: Mapping[str, Table], subject: Subje
     return condition
 
 
-def _matcher(elements: Sequence[str], tables: Mapping[str, Table]) -> Matcher:
-    tests = [(not element.startswith("!"), _test(element.lstrip("!"), tables)) for element in elements]
+def _matcher(elements: Sequence[str], tables: Mapping[str, Table], make: Test | None = None) -> Matcher:
+    make = make or _test
+    tests = [(not element.startswith("!"), make(element.lstrip("!"), tables)) for element in elements]
     otherwise = all(not positive for positive, _ in tests)
 
     def matches(keys: list[str], whole: int) -> bool:
@@ -105,25 +108,12 @@ def _matcher(elements: Sequence[str], tables: Mapping[str, Table]) -> Matcher:
     return matches
 
 
-def _first_decides(tests: Sequence[tuple[bool, Matcher]], subject: Subject) -> Condition:
-    otherwise = all(not positive for positive, _ in tests)
-
-    def condition(situation: Situation) -> bool:
-        keys, whole = subject(situation)
-        for positive, test in tests:
-            if test(keys, whole):
-                return positive
-        return otherwise
-
-    return condition
-
-
 def _test(element: str, tables: Mapping[str, Table]) -> Matcher:
     if element.startswith(TABLE):
         table = _table(element, tables)
         return lambda keys, whole: find(table, keys, whole) is not None
     if element == "*":
-        return lambda keys, _: bool(keys[0]) and keys[0] != NULL_SENDER
+        return lambda keys, _: bool(keys and keys[0]) and keys[0] != NULL_SENDER
     if not element.isprintable() or " " in element:
         raise ValueError(f'"{element}" cannot be matched (accepted: names, addresses, "*", "table:NAME", "!" in front)')
     lowered = element.lower()

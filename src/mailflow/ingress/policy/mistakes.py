@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 
 from mailflow.ingress.policy.catalog import ALIASES, CATALOG, kind_of
-from mailflow.ingress.policy.settings import EARLY, LISTS, TABLE, PolicySettings, RuleSettings
+from mailflow.ingress.policy.settings import LISTS, TABLE, PolicySettings, RuleSettings, asked_at
 from mailflow.ingress.verdict import Stage
 from mailflow.setting import parse_network
 
@@ -22,9 +22,8 @@ def mistakes(
 ) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
     """What no rule can mean: the path of the value, what is wrong, and what would be accepted."""
     for place, lists in [((), settings), *((("set", name), each) for name, each in settings.set.items())]:
-        delayed = settings.delay
-        for name, stage in LISTS.items():
-            asked = Stage.RCPT if delayed and name in EARLY else stage
+        for name in LISTS:
+            asked = asked_at(name, settings)
             for i, rule in enumerate(getattr(lists, name)):
                 for key, message, accepted in _rule_mistakes(rule, asked, tables, missing):
                     yield ("policy", *place, name, i, key), message, accepted
@@ -65,6 +64,12 @@ def _rule_mistakes(
             name = element.lstrip("!").removeprefix(TABLE)
             if element.lstrip("!").startswith(TABLE) and name not in tables:
                 yield key, f"there is no [table.{name}]", _known(tables)
+    if rule.action in ("discard", "hold") and asked in (Stage.CONNECT, Stage.HELO):
+        yield (
+            "action",
+            f"there is no message to {rule.action} when this list is asked",
+            "policy.delay = true, or a later list",
+        )
     if rule.action == "permit_relay":
         yield from _open_relay(rule, asked)
 

@@ -28,6 +28,9 @@ RuleMode = Literal["enforce", "soft-fail", "log-only"]
 SUBMISSION = "submission"
 """The set of the listeners that only take mail from users who have logged in, and trusted clients; there without being written."""
 
+LOGIN = "login"
+"""The list that is there only in that set, asked at MAIL before all others."""
+
 LISTS: Mapping[str, Stage] = {
     "connect": Stage.CONNECT,
     "helo": Stage.HELO,
@@ -92,7 +95,7 @@ class RuleSettings(Section):
     """Whether the client may send anywhere: it is in `relay.networks`, or has logged in."""
     action: RuleAction | None = setting(None)
     """"permit" ends the list without objection; "permit_relay" does too, and lets a stranger send to this recipient although
-    it is not ours; "reject" and "defer" refuse for good or for now; "discard" takes the message and throws it away; "hold"
+    it is not ours; "reject" and "defer" refuse for good or for now; "discard" takes the message and throws it away, for all its recipients; "hold"
     takes it and keeps it in the queue until it is released; "warn" only writes a line in the log."""
     check: str = setting("", postfix="smtpd_recipient_restrictions")
     """Instead of an action: the name of a check, and its argument behind a blank: "reject_unknown_sender_domain",
@@ -117,6 +120,13 @@ class RuleSettings(Section):
     def title(self) -> str:
         """How log and listings call it."""
         return self.name or self.check or self.action or ""
+
+
+def asked_at(name: str, policy: PolicySettings) -> Stage:
+    """The stage at which a list is asked. Whether a client must log in is told at MAIL in any case."""
+    if name == LOGIN:
+        return Stage.MAIL
+    return Stage.RCPT if policy.delay and name in EARLY else LISTS[name]
 
 
 def complete_rules(policy: Any) -> None:
