@@ -9,13 +9,12 @@ from typing import Any
 
 from mailflow.ingress.policy.compiling import Policy, parts_of
 from mailflow.ingress.policy.mistakes import mistakes
-from mailflow.ingress.policy.names import ClientName, ClientNames
+from mailflow.ingress.policy.names import ClientNames
 from mailflow.ingress.policy.relay import RelayControl
 from mailflow.ingress.policy.settings import PolicySettings
 from mailflow.ingress.policy.trial import Client, Outcome, Trial
 from mailflow.net.dns import DnsTemporary, MailHost, NoSuchDomain
 from mailflow.rewrite import LocalSettings, RelaySettings, Resolver, RouteSettings
-from mailflow.tables.kinds import make
 from mailflow.tables.opening import Tables
 from mailflow.tables.settings import TableSettings
 
@@ -107,6 +106,3 @@ def play(
 def answer(*words: Any, **more: Any) -> str:
     """What the client heard last."""
     return play(*words, **more).answer.text
-
-
-__all__ = ["FRIEND", "STRANGER", "TEMPORARY", "ClientName", "FakeDns", "answer", "make", "play", "policy_of"]

@@ -20,6 +20,9 @@ def rule(conditions: str, action: str = "reject", stage: str = "rcpt") -> str:
         action = "{action}"
         [table.t]
         entries = {{ "192.0.2.7" = "", "there.test" = "", "alice@here.test" = "", "joe" = "", "+spam" = "", "ab:cd" = "" }}
+        [table.names]
+        type = "regexp"
+        entries = {{ "^dsl-[0-9]+[.]" = "" }}
         [table.net]
         type = "cidr"
         entries = {{ "192.0.2.0/29" = "" }}
@@ -34,6 +37,7 @@ HOLDS = [
     ('client = ["table:net"]', {}),
     ('client = ["mx.partner.test"]', {"name": "mx.partner.test"}),
     ('client = [".partner.test"]', {"name": "MX.Partner.test"}),
+    ('client = ["table:names"]', {"name": "dsl-17.isp.test"}),
     ('client = ["*"]', {}),
     ('client = ["!10.0.0.0/8"]', {}),
     ('client = ["!192.0.2.1", "192.0.2.0/24"]', {}),

@@ -10,6 +10,8 @@ IPv4 prefixes ("192.0.2", "192.0", "192"), then the verified name, and ".parent"
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mailflow.tables.table import KEY_CHARACTERS, Table
 
 NULL_SENDER = "<>"
@@ -65,12 +67,12 @@ def client_keys(address: str, name: str = "") -> list[str]:
     return keys + domain_keys(name)
 
 
-def find(table: Table, keys: list[str], whole: int = 1) -> tuple[str, str] | None:
+def find(table: Table, keys: Sequence[str], whole: Sequence[str] | None = None) -> tuple[str, str] | None:
     """The first of the keys that the table has, and its value.
 
-    `whole`: as many keys at the front stand for the thing as a whole; in a table of patterns only these are looked up.
+    `whole`: the keys that stand for the thing as a whole, by default the first; in a table of patterns only these are looked up.
     """
-    for key in keys[:whole] if table.patterns else keys:
+    for key in (keys[:1] if whole is None else whole) if table.patterns else keys:
         if len(key) <= KEY_CHARACTERS:
             value = table.get(key)
             if value is not None:

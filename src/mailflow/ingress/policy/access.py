@@ -26,7 +26,13 @@ Keys = Callable[[Situation], list[str]]
 
 def client_access(parts: Parts, name: str) -> Check:
     """By the client's address, IPv4 prefix, verified name and that one's parents."""
-    return _access(parts, name, "Client host", lambda s: client_keys(s.peer.address, s.peer.name))
+    return _access(
+        parts,
+        name,
+        "Client host",
+        lambda s: client_keys(s.peer.address, s.peer.name),
+        whole=lambda s: [key for key in (s.peer.address, s.peer.name) if key],
+    )
 
 
 def reverse_access(parts: Parts, name: str) -> Check:
@@ -71,12 +77,12 @@ def permit_certificates(parts: Parts, name: str) -> Check:
     return lambda s: PERMIT if s.peer.certificate and table.get(s.peer.certificate) is not None else None
 
 
-def _access(parts: Parts, name: str, subject: str, keys: Keys) -> Check:
+def _access(parts: Parts, name: str, subject: str, keys: Keys, whole: Keys | None = None) -> Check:
     table = parts.tables[name]
 
     def check(situation: Situation) -> Finding:
         wanted = keys(situation)
-        found = find(table, wanted) if wanted else None
+        found = find(table, wanted, None if whole is None else whole(situation))
         if found is None:
             return None
         key, value = found

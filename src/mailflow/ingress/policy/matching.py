@@ -18,9 +18,10 @@ from mailflow.tables import Table
 from mailflow.tables.keys import NULL_SENDER, address_keys, client_keys, domain_keys, find
 from mailflow.tables.kinds import address_of
 
-Subject = Callable[[Situation], tuple[list[str], int]]
-"""The keys of what a condition looks at, and how many of them stand for it as a whole (see `tables.keys.find`)."""
-Matcher = Callable[[list[str], int], bool]
+Subject = Callable[[Situation], Sequence[str]]
+"""The keys of what a condition looks at (`tables/keys.py`)."""
+Matcher = Callable[[Sequence[str], Sequence[str] | None], bool]
+"""Whether keys match; the second are those that stand for the whole, by default the first (see `tables.keys.find`)."""
 Test = Callable[[str, Mapping[str, Table]], Matcher]
 """Makes the matcher of one element."""
 
@@ -37,22 +38,22 @@ def client_condition(elements: Sequence[str], tables: Mapping[str, Table]) -> Co
 
     def condition(situation: Situation) -> bool:
         peer = situation.peer
-        return matches(client_keys(peer.address, peer.name), 1)
+        return matches(client_keys(peer.address, peer.name), [key for key in (peer.address, peer.name) if key])
 
     return condition
 
 
 def helo_condition(elements: Sequence[str], tables: Mapping[str, Table]) -> Condition:
     """For `helo`."""
-    return _listed(elements, tables, lambda situation: (domain_keys(situation.peer.helo) or [""], 1))
+    return _listed(elements, tables, lambda situation: domain_keys(situation.peer.helo) or [""])
 
 
 def sender_condition(elements: Sequence[str], tables: Mapping[str, Table], delimiter: str) -> Condition:
     """For `sender`; outside of a transaction it does not hold."""
 
-    def subject(situation: Situation) -> tuple[list[str], int]:
+    def subject(situation: Situation) -> Sequence[str]:
         sender = situation.sender
-        return ([], 0) if sender is None else (address_keys(sender, delimiter), 1)
+        return [] if sender is None else address_keys(sender, delimiter)
 
     return _listed(elements, tables, subject)
 
@@ -60,36 +61,38 @@ def sender_condition(elements: Sequence[str], tables: Mapping[str, Table], delim
 def recipient_condition(elements: Sequence[str], tables: Mapping[str, Table], delimiter: str) -> Condition:
     """For `recipient`: the one that is being decided on; after RCPT, any of the message's."""
 
-    def one(situation: Situation) -> tuple[list[str], int]:
-        return address_keys(situation.recipient, delimiter), 1
+    def one(situation: Situation) -> Sequence[str]:
+        return address_keys(situation.recipient, delimiter)
 
     holds = _listed(elements, tables, one)
-    whole = _matcher(elements, tables)
+    matches = _matcher(elements, tables)
 
     def condition(situation: Situation) -> bool:
         if situation.recipient:
             return holds(situation)
-        return any(whole(address_keys(each.original or each.address, delimiter), 1) for each in situation.recipients)
+        return any(
+            matches(address_keys(each.original or each.address, delimiter), None) for each in situation.recipients
+        )
 
     return condition
 
 
 def login_condition(elements: Sequence[str], tables: Mapping[str, Table]) -> Condition:
     """For `login`."""
-    return _listed(elements, tables, lambda situation: ([situation.peer.login.lower()], 1))
+    return _listed(elements, tables, lambda situation: [situation.peer.login.lower()])
 
 
 def certificate_condition(elements: Sequence[str], tables: Mapping[str, Table]) -> Condition:
     """For `certificate`."""
-    return _listed(elements, tables, lambda situation: ([situation.peer.certificate.lower()], 1))
+    return _listed(elements, tables, lambda situation: [situation.peer.certificate.lower()])
 
 
 def _listed(elements: Sequence[str], tables: Mapping[str, Table], subject: Subject) -> Condition:
     matches = _matcher(elements, tables)
 
     def condition(situation: Situation) -> bool:
-        keys, whole = subject(situation)
-        return bool(keys) and matches(keys, whole)
+        keys = subject(situation)
+        return bool(keys) and matches(keys, None)
 
     return condition
 
@@ -99,7 +102,7 @@ def _matcher(elements: Sequence[str], tables: Mapping[str, Table], make: Test | 
     tests = [(not element.startswith("!"), make(element.lstrip("!"), tables)) for element in elements]
     otherwise = all(not positive for positive, _ in tests)
 
-    def matches(keys: list[str], whole: int) -> bool:
+    def matches(keys: Sequence[str], whole: Sequence[str] | None) -> bool:
         for positive, test in tests:
             if test(keys, whole):
                 return positive
