@@ -139,6 +139,16 @@ def test_xclient_with_a_login_and_without_an_address():
     assert not talk.session.trusted
 
 
+def test_the_login_of_a_proxy_is_not_its_clients():
+    talk = Talk(trusted=False)
+    talk.session.identify(login="proxy")
+    assert talk.session.trusted
+    talk.say("EHLO x\nXCLIENT ADDR=192.0.2.7\n")
+    assert (talk.session.peer.login, talk.session.trusted) == ("", False)
+    talk.say("XCLIENT LOGIN=jo\nXCLIENT NAME=spike.test\n")  # told in two commands
+    assert talk.session.peer.login == "jo"
+
+
 def test_the_entrance_decides_who_may_speak():
     talk = Talk(address="192.0.2.1")
     assert talk.say("HELO x\nXCLIENT ADDR=127.0.0.1\n")[-1] == "550 5.7.0 Not authorized"

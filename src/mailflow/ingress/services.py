@@ -119,7 +119,10 @@ class Served(Asked):
     def xclient(self, attributes: Mapping[str, str | None]) -> Answer:
         """The session is another client's from now on."""
         self._forwarded = None
-        self.identify(**_changes(attributes), reverse="", certificate="", via=self._entrance)
+        changes = _changes(attributes)
+        if self.peer.via != self._entrance:
+            changes = {"login": ""} | changes  # the proxy's own is not its client's
+        self.identify(**changes, reverse="", certificate="", via=self._entrance)
         self.event("xclient", level=10)
         return WELCOME
 
