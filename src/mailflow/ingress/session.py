@@ -11,11 +11,10 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, 
 from mailflow.ingress.asking import Marks, Panel
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.auth.exchange import Exchange
-from mailflow.ingress.policy.names import ClientName, ClientNames
+from mailflow.ingress.naming import Named, wait_for_name
 from mailflow.ingress.policy.relay import (
     RELAY_DENIED,
     RelayControl,
@@ -33,8 +32,8 @@ from mailflow.ingress.policy.relay import (
     soften,
 )
 from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
-from mailflow.ingress.services import Served, Services
-from mailflow.ingress.verdict import Action, Edit, Situation, Verdict
+from mailflow.ingress.services import Services
+from mailflow.ingress.verdict import Action, Edit, Verdict
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Offence
 from mailflow.smtp.profile import Profile
@@ -68,10 +67,6 @@ def protocol_word(peer: Peer) -> str:
     if word not in ("ESMTP", "LMTP"):
         return peer.protocol
     return word + ("S" if peer.tls else "") + ("A" if peer.login else "")
-
-
-def _name(situation: Situation) -> Awaitable[None] | None:
-    return situation.named()
 
 
 class Desk:
@@ -172,7 +167,7 @@ class Wire(Protocol):
         ...
 
 
-class Session(Served):
+class Session(Named):
     """Implements `smtp.handler.Handler` for one connection; it is the guards' `verdict.Situation`."""
 
     __slots__ = (
@@ -184,7 +179,6 @@ class Session(Served):
         "_incoming",
         "_instance",
         "_instead",
-        "_naming",
         "_opening",
         "_peer",
         "_port",
@@ -230,8 +224,7 @@ class Session(Served):
         self._incoming: Incoming | None = None
         self._instead: Sequence[Recipient] | None = None
         """Who stands in for the recipient being decided on."""
-        self._naming: asyncio.Future[ClientName] | None = None
-        """The look-up of the client's name, while it is under way."""
+        self._naming = None
         self._holding = False
         """The connection was told to read no more."""
         self._finishing = False
@@ -289,22 +282,6 @@ class Session(Served):
         self.trusted = self._desk.relay.admits(peer)
         if "address" in changes and not changes["name"]:
             self._find_name()
-
-    def named(self) -> Awaitable[None] | None:
-        """None when the client's name is as good as it gets; else what to wait for (wish 27)."""
-        names = self._panel.names
-        if names is None or self.peer.name:
-            return None
-        if self._naming is None:
-            self._look_up(names)
-        naming = self._naming
-        if naming is not None and naming.done():
-            self._named(naming)
-        return None if self._naming is None else self._wait_for_name(names, self._naming)
-
-    async def _wait_for_name(self, names: ClientNames, naming: asyncio.Future[ClientName]) -> None:
-        if not await names.wait(self.address, naming) and self._naming is naming:
-            self._forget_naming()
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with the client and, in a transaction, the envelope."""
@@ -495,7 +472,7 @@ class Session(Served):
         """The envelope is complete; a message is about to come."""
         questions = self._panel.data
         if self._naming is not None:  # it will stand in the Received: header
-            questions = (_name, *questions)
+            questions = (wait_for_name, *questions)
         return self._ask(questions, self._begin) if questions else self._begin()
 
     def _begin(self) -> Answer:
@@ -625,35 +602,6 @@ class Session(Served):
             # RFC 6531 §4.3: the word for this message only.
             peer = replace(peer, protocol="UTF8" + peer.protocol.removeprefix("E"))
         return peer, self._options(params)
-
-    def _find_name(self) -> None:
-        """Begins to look up a stranger's name, so that it is there when it is asked for."""
-        names = self._panel.names
-        if names is not None and names.wants(self.address, trusted=self.trusted):
-            self._look_up(names)
-
-    def _look_up(self, names: ClientNames) -> None:
-        found = names.look(self.address)
-        if isinstance(found, ClientName):
-            self._set_name(found)
-        else:
-            self._naming = found
-            found.add_done_callback(self._named)
-
-    def _forget_naming(self) -> None:
-        if self._naming is not None:
-            self._naming.remove_done_callback(self._named)
-            self._naming = None
-
-    def _named(self, naming: asyncio.Future[ClientName]) -> None:
-        if self._naming is naming:
-            self._naming = None
-            if not naming.cancelled() and naming.exception() is None:
-                self._set_name(naming.result())
-
-    def _set_name(self, found: ClientName) -> None:
-        if found.name or found.reverse:
-            self._peer = replace(self.peer, name=found.name, reverse=found.reverse)
 
     def _edit(self, edit: Edit) -> None:
         incoming = self._incoming
