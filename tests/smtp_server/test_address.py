@@ -129,5 +129,10 @@ DOMAIN = st.from_regex(r"[A-Za-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,20})
 
 @given(LOCAL, DOMAIN, st.sampled_from(["", " SIZE=1", " SIZE=1 BODY=7BIT"]))
 def test_every_valid_address_comes_back_as_it_was(local: str, domain: str, rest: str) -> None:
-    assert parse_path(f"<{local}@{domain}>{rest}") == (f"{local}@{domain}", rest[1:])
-    assert parse_address(f"{local}@{domain}") == f"{local}@{domain}"
+    """But for quoting that it does not need."""
+    address, words = parse_path(f"<{local}@{domain}>{rest}")
+    assert words == rest[1:]
+    assert local_part(address) == local_part(f"{local}@{domain}")
+    assert address == f"{local}@{domain}" if not local.startswith('"') else len(address) <= len(local) + 1 + len(domain)
+    assert parse_path(f"<{address}>") == (address, "")
+    assert parse_address(f"{local}@{domain}") == address

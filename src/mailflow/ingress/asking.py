@@ -154,15 +154,22 @@ class Asked:
                 while waiting is not None:
                     found = await waiting
                     waiting = None if found is not None and self._note(found) else self._go_through(rest)
+            if self._task is None:
+                return
             answer = self._refusal() or finish()
         except TimeoutError:
             self.event("warning", level=40, reason="a policy check took too long")
             answer = replies.POLICY_TIMED_OUT
+        except asyncio.CancelledError:
+            if self._task is None:
+                raise
+            answer = self._failed()  # not the session was cancelled, but something that a guard waited for
         except Exception:  # noqa: BLE001 - as in _ask
             answer = self._failed()
-        self._task = None
-        if answer is not PENDING:
-            self._decided(answer)
+        if self._task is not None:
+            self._task = None
+            if answer is not PENDING:
+                self._decided(answer)
 
     def later(self, work: Callable[[], Awaitable[Reply]], failed: Reply) -> Answer:
         """Answers with what `work` gives, or with `failed` when it raises or takes longer than the panel's limit."""
@@ -175,6 +182,10 @@ class Asked:
                 answer = await work()
         except TimeoutError:
             self.event("warning", level=40, reason="a command took too long")
+        except asyncio.CancelledError:
+            if self._task is None:
+                raise
+            self.event("warning", level=40, reason=traceback.format_exc())
         except Exception:  # noqa: BLE001 - as in _ask
             self.event("warning", level=40, reason=traceback.format_exc())
         self._task = None
@@ -182,9 +193,10 @@ class Asked:
 
     def stop_asking(self) -> None:
         """The client is gone: what a guard still says interests nobody."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        task, self._task = self._task, None
+        if task is not None:
+            # Behind its first step: what it is to wait for has begun by then, and ends in order.
+            task.get_loop().call_soon(task.cancel)
 
     def _note(self, verdict: Verdict) -> bool:
         """Notes a verdict; True when it refuses."""

@@ -120,8 +120,8 @@ class Served(Asked):
         """The session is another client's from now on."""
         self._forwarded = None
         changes = _changes(attributes)
-        if self.peer.via != self._entrance:
-            changes = {"login": ""} | changes  # the proxy's own is not its client's
+        if self.peer.via != self._entrance or "address" in changes:
+            changes = {"login": ""} | changes  # the proxy's own, or that of the one before, is not this client's
         self.identify(**changes, reverse="", certificate="", via=self._entrance)
         self.event("xclient", level=10)
         return WELCOME

@@ -274,7 +274,10 @@ class Session(Named):
         """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
         if "address" in changes:  # what was known of another host's name is void
             changes = {"name": "", "reverse": "", **changes}
+        if "name" in changes:
             self._forget_naming()
+        if "tls" in changes:
+            self._forwarded = None  # it was said in the clear (RFC 3207 §4.2)
         peer = replace(self.peer, **changes)
         word = protocol_word(peer)
         self._peer = peer if word == peer.protocol else replace(peer, protocol=word)

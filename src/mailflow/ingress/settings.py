@@ -203,7 +203,7 @@ class ListenerSettings(Section):
 
     trusted: bool = setting(default=False)
     """Every client of this listener may send anywhere, as those in relay.networks may. For a UNIX socket that only the right users can open
-    (`socket_mode`); a socket's clients have no address, and are strangers otherwise."""
+    (`socket_mode`); a socket's clients have no address, and are strangers otherwise. Whom a proxy speaks for (PROXY, XCLIENT) is not meant."""
 
     socket_mode: str = setting("0660", pattern=r"^0[0-7]{3}$")
     """Permissions of a UNIX socket, octal."""

@@ -1,8 +1,9 @@
 """Addresses as they stand in SMTP commands: text in, checked text out, `AddressError` for anything else.
 
 `parse_path` reads what follows "MAIL FROM:" and "RCPT TO:"; `parse_address` reads an address that stands alone
-(configuration, command line, API). Both give "local@domain" without angle brackets: the local part as it was
-written, quotes and all, the domain in the case it was written; "local" alone where no domain was given
+(configuration, command line, API). Both give "local@domain" without angle brackets: the local part in the case it was
+written, with as little quoting as it needs, so that each mailbox has one spelling for all that looks it up (RFC 5321
+§4.1.2: the forms are equivalent); the domain in the case it was written; "local" alone where no domain was given
 (Postmaster, RFC 5321 §4.1.1.3; others are the caller's policy); "" for the null sender. `local_part` undoes the quoting.
 
 Grammar: RFC 5321 §4.1.2 and §4.1.3, internationalised by RFC 6531 §3.3. Bent in three places, each harmless:
@@ -55,7 +56,7 @@ def parse_path(text: str) -> tuple[str, str]:
         if bracket and text.startswith("@", 1):
             start = _after_source_route(text)
         end = _mailbox(text, start)
-        address = text[start:end]
+        address = _plain(text[start:end])
         if bracket:
             if not text.startswith(">", end):
                 raise AddressError("the address is not closed by '>'")
@@ -66,11 +67,11 @@ def parse_path(text: str) -> tuple[str, str]:
 
 
 def parse_address(text: str) -> str:
-    """Checks an address that stands alone, without angle brackets; gives it back as it is. Raises AddressError."""
+    """Checks an address that stands alone, without angle brackets; gives it back. Raises AddressError."""
     end = _mailbox(text, 0)
     if end != len(text):
         raise AddressError("something stands behind the address")
-    return text
+    return _plain(text)
 
 
 def local_part(address: str) -> str:
@@ -78,6 +79,17 @@ def local_part(address: str) -> str:
     local, at, domain = address.rpartition("@")
     local = local if at else domain
     return re.sub(r"\\(.)", r"\1", local[1:-1]) if local.startswith('"') else local
+
+
+def _plain(address: str) -> str:
+    """The address with as little quoting as it needs: '"alice"@example.org' is alice@example.org."""
+    if not address.startswith('"'):
+        return address
+    end = address.rindex('"')
+    local, domain = re.sub(r"\\(.)", r"\1", address[1:end]), address[end + 1 :]
+    if _DOT_STRING.fullmatch(local):
+        return local + domain
+    return '"' + re.sub(r'(["\\])', r"\\\1", local) + '"' + domain
 
 
 def _after_source_route(text: str) -> int:

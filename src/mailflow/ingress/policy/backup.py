@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Iterable
 
 from mailflow.ingress.policy.builtin import refuse
 from mailflow.ingress.policy.parts import Parts
+from mailflow.ingress.policy.relay import is_source_routed
 from mailflow.ingress.policy.rules import Check
 from mailflow.ingress.verdict import Action, Finding, Situation, Verdict
 from mailflow.net.dns import DnsError, DnsTemporary, MailHost
@@ -53,14 +54,15 @@ def permit_client_backup_mx(parts: Parts, _: str) -> Check:
 
 
 def permit_mx_backup(parts: Parts, _: str) -> Check:
-    """Recipients whose domain lists us as a mail host behind one in backup_mx_networks."""
+    """Recipients whose domain lists us as a mail host behind one in backup_mx_networks; no source routes, for that host
+    may trust us and follow them."""
 
     def check(situation: Situation) -> Finding | Awaitable[Finding]:
         recipient = situation.recipient
         domain = recipient.rpartition("@")[2] if "@" in recipient else ""
         if not domain or domain.startswith("[") or not parts.settings.backup_mx_networks:
             return None
-        if parts.recipients.is_ours(recipient):
+        if parts.recipients.is_ours(recipient) or is_source_routed(recipient):
             return None
         return _behind(parts, domain)
 

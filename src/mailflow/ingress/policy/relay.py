@@ -34,8 +34,9 @@ class RelayControl:
 
     def trusts(self, client: str) -> bool:
         """Whether the client at this IP address may send anywhere. False for what is no IP address."""
-        if self._everyone:
-            return True
+        return self._everyone or self._known_address(client)
+
+    def _known_address(self, client: str) -> bool:
         known = self._known.get(client)
         if known is None:
             if len(self._known) >= CACHED_CLIENTS:
@@ -44,8 +45,13 @@ class RelayControl:
         return known
 
     def admits(self, peer: Peer) -> bool:
-        """Whether this client may send anywhere: by its address, or because it has logged in."""
-        return bool(peer.login) or self.trusts(peer.address)
+        """Whether this client may send anywhere: by its address, or because it has logged in.
+
+        Who has come through a proxy has not reached the listener himself: for him its address decides, everyone or not.
+        """
+        if peer.login:
+            return True
+        return self._known_address(peer.address) if peer.via else self.trusts(peer.address)
 
     def _find(self, client: str) -> bool:
         try:
