@@ -163,6 +163,7 @@ def test_recipients_are_blocked_by_extension(key):
         ("421 4.7.0 Words", "421 4.7.0 Words"),
         ("WARN odd", "450 4.7.1"),
         ("RJECT", "451 4.3.5"),
+        ("RELAY", "451 4.3.5"),
         ("550 4.7.1 Words", "451 4.3.5"),
         ("PREPEND no header", "451 4.3.5"),
     ],

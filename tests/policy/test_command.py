@@ -150,7 +150,7 @@ def test_json(run):
 
 def test_show(run):
     assert run("show") == text("""
-        always, for clients that may not send anywhere
+        always; for clients that may send anywhere, only reject_unlisted_recipient
           reject_unqualified_sender       enforce
           reject_unqualified_recipient    enforce
           reject_unlisted_recipient       enforce

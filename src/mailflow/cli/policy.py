@@ -87,7 +87,7 @@ def show(state: State) -> None:
 
     settings = state.load()
     policy = settings.policy
-    print("always, for clients that may not send anywhere")
+    print("always; for clients that may send anywhere, only reject_unlisted_recipient")
     for name, mode in policy.modes.items():
         place = settings.written(("policy", name.removeprefix("reject_")))
         print(f"  {name:<30}  {mode:<9}  {place}".rstrip())

@@ -96,7 +96,7 @@ def decide(value: str, situation: Situation, *, subject: str, reason: str) -> Fi
     word, _, rest = value.strip().partition(" ")
     rest = rest.strip()
     match word.upper():
-        case "OK" | "PERMIT" | "RELAY":
+        case "OK" | "PERMIT":
             return PERMIT._replace(reason=reason)
         case "DUNNO" | "":
             return None
