@@ -211,6 +211,7 @@ def test_mistakes_name_the_key(tmp_path):
         ('rcpt = ["reject_dnsbl"]', "no list"),
         ('rcpt = ["check_policy_service"]', "policy_service"),
         ('rcpt = ["reject_rbl_client zen.example.org"]', r"\[\[dnsbl.list\]\]"),
+        ('rcpt = [{ client = ["!192.0.2.1/24"], action = "reject" }]', "is not a network"),
         ("rcpt = [{}]", "this one has none"),
         ('rcpt = [{ action = "reject", reply = "250 Ok\\u0007" }]', "not a reply"),
         ('rcpt = [{ action = "reject", reply = "450 5.7.1 x" }]', "not a reply"),

@@ -64,6 +64,8 @@ HOLDS = [
 ]
 DOES_NOT_HOLD = [
     ('client = ["192.0.2.8"]', {}),
+    ("client = []", {}),
+    ("recipient = []", {}),
     ('client = ["!192.0.2.7", "192.0.2.0/24"]', {}),
     ('client = ["partner.test"]', {"name": "mx.partner.test"}),  # the domain itself, not what is below it
     ('client = [".partner.test"]', {"name": ""}),

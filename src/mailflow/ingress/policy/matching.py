@@ -100,7 +100,7 @@ def _listed(elements: Sequence[str], tables: Mapping[str, Table], subject: Subje
 def _matcher(elements: Sequence[str], tables: Mapping[str, Table], make: Test | None = None) -> Matcher:
     make = make or _test
     tests = [(not element.startswith("!"), make(element.lstrip("!"), tables)) for element in elements]
-    otherwise = all(not positive for positive, _ in tests)
+    otherwise = bool(tests) and all(not positive for positive, _ in tests)
 
     def matches(keys: Sequence[str], whole: Sequence[str] | None) -> bool:
         for positive, test in tests:

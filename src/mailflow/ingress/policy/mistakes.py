@@ -59,11 +59,7 @@ def _rule_mistakes(
     for key, stage in needs:
         if getattr(rule, key) is not None and _ORDER.index(asked) < _ORDER.index(stage):
             yield key, f"the {key} is not known yet when this list is asked", "policy.delay = true, or a later list"
-    for key in ("client", "helo", "sender", "recipient", "login", "certificate"):
-        for element in getattr(rule, key) or ():
-            name = element.lstrip("!").removeprefix(TABLE)
-            if element.lstrip("!").startswith(TABLE) and name not in tables:
-                yield key, f"there is no [table.{name}]", _known(tables)
+    yield from _list_mistakes(rule, tables)
     if rule.action in ("discard", "hold") and asked in (Stage.CONNECT, Stage.HELO):
         yield (
             "action",
@@ -72,6 +68,21 @@ def _rule_mistakes(
         )
     if rule.action == "permit_relay":
         yield from _open_relay(rule, asked)
+
+
+def _list_mistakes(rule: RuleSettings, tables: Mapping[str, object]) -> Iterator[tuple[str, str, str]]:
+    """Elements of conditions that are none."""
+    for key in ("client", "helo", "sender", "recipient", "login", "certificate"):
+        for element in getattr(rule, key) or ():
+            name = element.lstrip("!").removeprefix(TABLE)
+            if element.lstrip("!").startswith(TABLE) and name not in tables:
+                yield key, f"there is no [table.{name}]", _known(tables)
+    for element in rule.client or ():
+        if "/" in element and not element.lstrip("!").startswith(TABLE):
+            try:
+                parse_network(element.lstrip("!"))
+            except ValueError:
+                yield "client", f'"{element}" is not a network', '"192.0.2.0/24", no bits set behind the prefix'
 
 
 def _check_mistakes(
