@@ -8,8 +8,9 @@ import functools
 import pytest
 
 from mailflow.ingress.asking import Panel
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.policy import RelayControl
-from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.session import Session
 from mailflow.ingress.verdict import Action, Stage, Verdict
 from mailflow.smtp import replies
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from mailflow.ingress.profiles import make_profile
+from mailflow.ingress.session import Session
 from mailflow.ingress.settings import LimitsSettings, ProtocolSettings
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
@@ -43,7 +44,7 @@ def core_for(script: Script) -> ServerCore:
         FakeIntake(), trusted=script.trusted, kind=script.listener, protocol=script.protocol, **script.limits
     )
     hall = listener.halls[0]
-    session = hall.desk.open(hall.desk, NoWire(), "127.0.0.1", 4321)
+    session = Session(hall.desk, NoWire(), "127.0.0.1", 4321)
     profile = hall.profile_for(session)
     if script.tls:
         session.identify(tls="TLSv1.3")

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailflow.envelope import PLAIN, Options, Peer, Recipient
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.limits import SessionCounts
 from mailflow.ingress.policy.relay import CACHED_CLIENTS, RelayControl, check_recipient, check_sender
-from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.session import Session
 from mailflow.ingress.timers import SessionTimer
 from mailflow.setting import parse_network
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams

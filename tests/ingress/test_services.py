@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from mailflow.envelope import Options, Peer
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.policy.relay import RelayControl
 from mailflow.ingress.services import Services
-from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.session import Session
 from mailflow.setting import parse_network
 from mailflow.smtp.profile import Offers, Profile
 from mailflow.smtp.server import ServerCore

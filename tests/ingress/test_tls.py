@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from mailflow.envelope import Peer
-from mailflow.ingress.session import protocol_word
+from mailflow.ingress.identity import protocol_word
 from tests.ingress.fakes import FakeIntake, FakeLog
 from tests.ingress.tls import Authority, TlsClient, listening
 

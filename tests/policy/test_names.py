@@ -9,9 +9,10 @@ import dnslib
 import pytest
 
 from mailflow.ingress.asking import Panel
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.policy.names import UNKNOWN_SECONDS, ClientName, ClientNames
 from mailflow.ingress.policy.relay import RelayControl
-from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.session import Session
 from mailflow.net.dns import NoSuchDomain, Resolver
 from mailflow.net.settings import DnsSettings
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS

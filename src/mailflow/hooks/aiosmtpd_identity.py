@@ -20,7 +20,8 @@ from aiosmtpd.smtp import Session as SmtpSession
 
 from mailflow.hooks.aiosmtpd_server import HandlerServer, Host
 from mailflow.hooks.running import log_failure
-from mailflow.ingress.session import Desk, Session, Wire
+from mailflow.ingress.desk import Desk, Wire
+from mailflow.ingress.session import Session
 from mailflow.smtp import replies
 from mailflow.smtp.handler import Answer
 from mailflow.smtp.reply import reply

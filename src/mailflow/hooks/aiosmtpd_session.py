@@ -33,8 +33,9 @@ from mailflow.hooks.collecting import NO_MEMORY, Collected
 from mailflow.hooks.native import resolved
 from mailflow.hooks.program import QueueIt
 from mailflow.hooks.running import FAILED, log_failure
+from mailflow.ingress.desk import Desk, Wire
 from mailflow.ingress.policy.relay import RELAY_DENIED, is_source_routed
-from mailflow.ingress.session import TOO_MANY_RECIPIENTS, Desk, Wire
+from mailflow.ingress.session import TOO_MANY_RECIPIENTS
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_address, parse_path
 from mailflow.smtp.commands import MailParams, RcptParams

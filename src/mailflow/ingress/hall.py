@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.limits import Handshakes, SessionCounts
-from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.services import Served
 from mailflow.net.turn import Turn
 from mailflow.smtp.profile import Profile
 
@@ -49,7 +50,7 @@ class Hall:
     clear_profiles: tuple[Profile, Profile] | None = None
     """For these clients: strangers, and those that may send anywhere."""
 
-    def profile_for(self, session: Session) -> Profile:
+    def profile_for(self, session: Served) -> Profile:
         """The profile that a new session begins with."""
         if self.may_log_in_clear and self.clear_profiles and self.may_log_in_clear(session.address):
             return self.clear_profiles[session.trusted]

@@ -19,13 +19,13 @@ from mailflow.ingress.abuse.conduct import Conduct
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.connection import Connection
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.hall import Hall
 from mailflow.ingress.limits import Handshakes, NetworkLimit, SessionCounts
 from mailflow.ingress.policy import RelayControl
 from mailflow.ingress.ports import Events, Intake, Recipients, Sites
 from mailflow.ingress.profiles import PLAIN_PROTOCOL, make_profile, tls_use
 from mailflow.ingress.services import NoSites, Services
-from mailflow.ingress.session import Desk
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
 from mailflow.ingress.timers import SessionTimer
 from mailflow.net.listen import inherited_sockets, remove_socket, tcp_socket, unix_socket

@@ -1,9 +1,10 @@
 """One client's session: what the protocol core's questions are answered with.
 
-The core (`smtp/server.py`) keeps order and syntax; here is the envelope, and who may send what to whom: sender and
+The core (`smtp/server.py`) keeps order and syntax; who the client is stands in `identity.py`, what it asks for beside mail in
+`services.py`, how guards are asked in `asking.py`. Here is the envelope, and who may send what to whom: sender and
 recipients are checked (`policy/relay.py`), recipients resolved (`ports.Recipients`), the message handed to `ports.Intake`.
-The session talks to its connection through `Wire` only. Everything answers at once except the end of a message, which
-is PENDING until the message is safe on disk, and a question that a guard has to wait with (`asking.py`).
+The session talks to its connection through `desk.Wire` only. Everything answers at once except the end of a message, which
+is PENDING until the message is safe on disk, and a question that a guard has to wait with.
 
 Invariants: a message that was begun ends with exactly one of `finish` and `abort`. The client's record (`Peer`) is
 one frozen object, the same for all messages of the session (wish 20).
@@ -11,180 +12,48 @@ one frozen object, the same for all messages of the session (wish 20).
 
 from __future__ import annotations
 
-import itertools
-import secrets
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from mailflow.envelope import PLAIN, InboundEnvelope, Options, Peer, Recipient, Route
-from mailflow.ingress.asking import Marks, Panel
-from mailflow.ingress.auth.authenticator import Authenticator
-from mailflow.ingress.auth.exchange import Exchange
-from mailflow.ingress.naming import Named, wait_for_name
+from mailflow.ingress.asking import Marks
+from mailflow.ingress.desk import Desk, Wire
+from mailflow.ingress.identity import Identified
+from mailflow.ingress.naming import wait_for_name
 from mailflow.ingress.policy.relay import (
     RELAY_DENIED,
-    RelayControl,
     check_recipient,
     check_sender,
     is_source_routed,
     soften,
 )
-from mailflow.ingress.ports import Events, Incoming, Intake, Recipients
-from mailflow.ingress.services import Services
+from mailflow.ingress.ports import Incoming
 from mailflow.ingress.verdict import Action, Edit, Verdict
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Offence
-from mailflow.smtp.profile import Profile
-from mailflow.smtp.replies import (
-    AUTH_UNAVAILABLE,
-    DISCARDED,
-    HELLO,
-    MAIL_OK,
-    NO_TLS_FURTHER,
-    RCPT_OK,
-    START_DATA,
-    START_TLS,
-    TLS_UNAVAILABLE,
-    WELCOME,
-)
+from mailflow.smtp.replies import DISCARDED, MAIL_OK, NO_TLS_FURTHER, RCPT_OK, START_DATA
 from mailflow.smtp.reply import Reply, reply
 
 LOG_LEVEL = 20
 """`observe.lines.Level.INFO`."""
 TOO_MANY_MESSAGES = reply(421, "4.7.0", "Too many messages in one session")  # RFC 9422 §4.1
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
-_PROTOCOLS = {"HELO": "SMTP", "EHLO": "ESMTP", "LHLO": "LMTP"}
 
 
-def protocol_word(peer: Peer) -> str:
-    """The `with` word of Received: for this client (RFC 3848), from what it said first: EHLO, LHLO or HELO.
-
-    There is no word for HELO with TLS or a login.
-    """
-    word = peer.protocol.rstrip("SA")
-    if word not in ("ESMTP", "LMTP"):
-        return peer.protocol
-    return word + ("S" if peer.tls else "") + ("A" if peer.login else "")
-
-
-class Desk:
-    """What all sessions share: whom they ask."""
-
-    __slots__ = (
-        "_instances",
-        "auth",
-        "begin",
-        "log",
-        "message_limit",
-        "open",
-        "panel",
-        "profile",
-        "recipient_limit",
-        "relay",
-        "resolve",
-        "room",
-        "service",
-        "services",
-    )
-
-    def __init__(
-        self,
-        recipients: Recipients,
-        intake: Intake,
-        relay: RelayControl,
-        log: Events,
-        recipient_limit: int,
-        *,
-        panel: Panel | None = None,
-        service: str = "smtp",
-        auth: Authenticator | None = None,
-        services: Services | None = None,
-        message_limit: int = 0,
-    ) -> None:
-        """`message_limit`: messages that one session may send; 0: any number."""
-        # The questions themselves, looked up once and not for every command.
-        self.resolve = recipients.resolve
-        self.room, self.begin = intake.room, intake.begin
-        self.relay = relay
-        self.log = log
-        self.recipient_limit = recipient_limit
-        self.panel = panel or Panel()
-        self.auth = auth
-        self.open: Callable[[Desk, Wire, str, int], Session] = self.panel.session or Session
-        """Makes the session of a new connection."""
-        self.service = service
-        self.services = services or Services(recipients)
-        self.message_limit = message_limit or sys.maxsize
-        self.profile: Callable[[Session], Profile] | None = None
-        """The profile that a session begins with; set when there are some."""
-        mark = secrets.token_hex(8)
-        self._instances = (f"{mark}.{number:x}" for number in itertools.count(1))
-
-    def instance(self) -> str:
-        """A name for a transaction; no other one has it."""
-        return next(self._instances)
-
-
-class Wire(Protocol):
-    """The connection, as its session sees it."""
-
-    def answer(self, answer: Reply) -> None:
-        """Brings the answer that was pending."""
-        ...
-
-    def hold(self) -> None:
-        """Read no more from the client for now."""
-        ...
-
-    def go_on(self) -> None:
-        """Read again."""
-        ...
-
-    def upgrade(self) -> bool:
-        """Makes ready for TLS, which begins when 220 has been written; False: not now."""
-        ...
-
-    def push(self, lines: bytes) -> None:
-        """Says something before the answer that is pending; whole lines with CR LF."""
-        ...
-
-    def hello_reply(self) -> bytes:
-        """What EHLO or HELO, whichever came last, is answered with when nobody minds."""
-        ...
-
-    def get_extra_info(self, name: str) -> Any:
-        """The transport's `get_extra_info`; None when there is no such thing."""
-        ...
-
-    def slow_down(self, seconds: float) -> None:
-        """Read no more for so long."""
-        ...
-
-    def cut(self) -> None:
-        """Close without a word."""
-        ...
-
-
-class Session(Named):
+class Session(Identified):
     """Implements `smtp.handler.Handler` for one connection; it is the guards' `verdict.Situation`."""
 
     __slots__ = (
         "_answer",
-        "_desk",
-        "_exchange",
         "_finishing",
         "_holding",
         "_incoming",
         "_instance",
         "_instead",
         "_opening",
-        "_peer",
-        "_port",
         "_size",
         "_spread",
-        "_wire",
         "messages",
         "offences",
         "params",
@@ -195,16 +64,7 @@ class Session(Named):
     )
 
     def __init__(self, desk: Desk, wire: Wire, address: str, port: int) -> None:
-        super().__init__(desk.panel)
-        self._serve(desk.services, address)
-        self._desk = desk
-        self._wire: Wire | None = wire
-        self.address = address
-        self._port = port
-        self._peer: Peer | None = None
-        """Made at EHLO, when there is something to know about the client."""
-        self.trusted = desk.relay.trusts(address)
-        """Whether this client may send anywhere."""
+        super().__init__(desk, wire, address, port)
         self.messages = 0
         """Messages accepted so far."""
         self.offences = 0
@@ -224,34 +84,14 @@ class Session(Named):
         self._incoming: Incoming | None = None
         self._instead: Sequence[Recipient] | None = None
         """Who stands in for the recipient being decided on."""
-        self._naming = None
         self._holding = False
         """The connection was told to read no more."""
         self._finishing = False
         self._answer: Reply | None = None
         self._instance = ""
-        self._exchange: Exchange | None = None
-        """The AUTH command under way."""
 
     def __repr__(self) -> str:
         return f"<Session {self.client} from={self.sender!r} recipients={len(self.recipients)}>"
-
-    @property
-    def peer(self) -> Peer:
-        """The client's record as it is now."""
-        return self._peer or Peer(self.address, self._port, protocol="SMTP")
-
-    @property
-    def client(self) -> str:
-        """The client as the log shows it."""
-        if self._peer:
-            return str(self._peer)
-        return f"unknown[{self.address}]" if self.address else "unix"
-
-    @property
-    def service(self) -> str:
-        """The name of the listener."""
-        return self._desk.service
 
     @property
     def incoming(self) -> Incoming | None:
@@ -269,22 +109,6 @@ class Session(Named):
         if not self._instance:
             self._instance = self._desk.instance()
         return self._instance
-
-    def identify(self, **changes: Any) -> None:
-        """Changes the client's record: what TLS, AUTH, DNS or a proxy have told; the fields are those of `Peer`."""
-        if "address" in changes:  # what was known of another host's name is void
-            changes = {"name": "", "reverse": "", **changes}
-        if "name" in changes:
-            self._forget_naming()
-        if "tls" in changes:
-            self._forwarded = None  # it was said in the clear (RFC 3207 §4.2)
-        peer = replace(self.peer, **changes)
-        word = protocol_word(peer)
-        self._peer = peer if word == peer.protocol else replace(peer, protocol=word)
-        self.address = peer.address
-        self.trusted = self._desk.relay.admits(peer)
-        if "address" in changes and not changes["name"]:
-            self._find_name()
 
     def event(self, name: str, /, level: int = 20, **fields: object) -> None:
         """Logs an event with the client and, in a transaction, the envelope."""
@@ -310,57 +134,6 @@ class Session(Named):
             self._panel.conduct.closed(self)
 
     # The core's questions, in the order of a conversation
-
-    def connect(self) -> Answer:
-        """Lets the client in, unless a guard minds."""
-        self._find_name()
-        questions = self._panel.connect
-        return self._ask(questions, self._welcome) if questions else WELCOME
-
-    def _welcome(self) -> Answer:
-        return WELCOME
-
-    def hello(self, verb: str, name: str) -> Answer:
-        """Notes the client's name."""
-        old = self._peer
-        protocol = _PROTOCOLS[verb]
-        if old is None:
-            self._peer = Peer(self.address, self._port, "", name, protocol)
-        elif old.tls or old.login:
-            peer = replace(old, helo=name, protocol=protocol)
-            self._peer = replace(peer, protocol=protocol_word(peer))
-        elif name != old.helo or protocol != old.protocol:
-            self._peer = replace(old, helo=name, protocol=protocol)
-        questions = self._panel.helo
-        return self._ask(questions, self._greet) if questions else HELLO
-
-    def _greet(self) -> Answer:
-        return HELLO
-
-    def starttls(self) -> Answer:
-        """Asked only where the listener's profile has TLS."""
-        return START_TLS if self._wire is not None and self._wire.upgrade() else TLS_UNAVAILABLE
-
-    def auth(self, mechanism: str, initial: bytes | None) -> Answer:
-        """Asked only where the listener's profile offers mechanisms."""
-        authenticator = self._desk.auth
-        if authenticator is None:
-            return AUTH_UNAVAILABLE
-        self._exchange = exchange = Exchange(authenticator, self, mechanism)
-        return exchange.begin(initial)
-
-    def auth_response(self, data: bytes) -> Answer:
-        """The client's answer to a challenge."""
-        return self._exchange.respond(data) if self._exchange is not None else AUTH_UNAVAILABLE
-
-    def auth_cancelled(self) -> None:
-        """The exchange came to nothing."""
-        self._exchange = None
-
-    def bindings(self) -> dict[str, bytes]:
-        """The connection's channel bindings by name (RFC 5056)."""
-        found = None if self._wire is None else self._wire.get_extra_info("channel_bindings")
-        return found or {}
 
     def mail(self, sender: str, params: MailParams) -> Answer:
         """A transaction begins, unless the sender is no good or the disk is full."""
@@ -531,12 +304,6 @@ class Session(Named):
         self._finishing = False
         return self._answer or PENDING
 
-    def profile(self, now: Profile) -> Profile:
-        """The profile for the client as it is known now."""
-        find = self._desk.profile
-        profile = find(self) if find is not None else now
-        return profile.secured if self.peer.tls and profile.secured is not None else profile
-
     def copies(self) -> int:
         """How many recipients were accepted, as the client counts them."""
         return len(self.recipients) - self._spread
@@ -586,16 +353,6 @@ class Session(Named):
         conduct = self._panel.conduct
         return limit if conduct is None else conduct.tolerates(self, limit)
 
-    def slow_down(self, seconds: float) -> None:
-        """Nothing more is read from the client for so long."""
-        if self._wire is not None:
-            self._wire.slow_down(seconds)
-
-    def drop(self) -> None:
-        """The connection is closed without a word."""
-        if self._wire is not None:
-            self._wire.cut()
-
     # Helpers
 
     def _asked_for(self, params: MailParams) -> tuple[Peer, Options]:
@@ -626,10 +383,6 @@ class Session(Named):
         if self._finishing:
             self._answer = answer
         elif self._wire is not None:
-            self._wire.answer(answer)
-
-    def _decided(self, answer: Reply) -> None:
-        if self._wire is not None:
             self._wire.answer(answer)
 
     def _drained(self) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 
 from mailflow.envelope import InboundEnvelope
 from mailflow.ingress.asking import Panel
+from mailflow.ingress.desk import Desk
 from mailflow.ingress.policy.names import ClientNames
 from mailflow.ingress.policy.relay import RelayControl
 from mailflow.ingress.policy.rules import Rule, RuleGuard, RuleList
 from mailflow.ingress.ports import Recipients
-from mailflow.ingress.session import Desk, Session
+from mailflow.ingress.session import Session
 from mailflow.ingress.verdict import Finding, Guard
 from mailflow.smtp.commands import NO_RCPT_PARAMS, MailParams
 from mailflow.smtp.handler import Answer, Pending
