@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mailflow.budget import SMALL
+from mailflow.budget import SMALL, keep
 from mailflow.envelope import HELD, Content, ContentFile, InboundEnvelope, Message, Recipient
 from mailflow.errors import QueueError
 from mailflow.flow_parts import FlowParts
@@ -51,7 +51,7 @@ class Incoming:
         self.envelope = envelope
         self._now = now
         self._budget = parts.budget
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._size = 0
         self._file: ContentWriter | None = None
         self._refusal: Reply | None = None
@@ -68,7 +68,7 @@ class Incoming:
         if self._refusal is not None:
             return True  # the rest of a refused message is not kept
         size = len(chunk)
-        self._chunks.append(chunk)
+        keep(self._chunks, chunk)
         self._budget.used += size
         self._size = size = self._size + size
         if size <= SMALL:
@@ -96,11 +96,11 @@ class Incoming:
         if self._file is not None:
             self._file.abort()
 
-    def _cleaned(self, *, complete: bool) -> Reply | tuple[bytes, ...]:
+    def _cleaned(self, *, complete: bool) -> Reply | tuple[bytes | bytearray, ...]:
         """What is there, with Received: in front, as pieces to be joined; or why it is refused."""
         envelope, chunks = self.envelope, self._chunks
         recipients = envelope.recipients
-        first = chunks[0] if chunks else b""
+        first = bytes(chunks[0]) if chunks else b""
         rest = chunks[1:] if len(chunks) > 1 else ()
         if rest and b"\r\n\r\n" not in first:  # the header came in several pieces
             first, rest = b"".join(chunks), ()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mailflow.budget import Budget
+from mailflow.budget import Budget, keep
 from mailflow.envelope import InboundEnvelope
 from mailflow.ingress.ports import Incoming, Intake
 from mailflow.smtp.reply import Reply, reply
@@ -33,7 +33,7 @@ class Collected:
     def __init__(self, intake: Intake, budget: Budget, envelope: InboundEnvelope) -> None:
         self._intake = intake
         self._budget = budget
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._size = 0
         self.envelope = envelope
         self.on_drain: Callable[[], None] | None = None
@@ -56,7 +56,7 @@ class Collected:
                 self.overflow = True
                 self._forget()
             else:
-                self._chunks.append(chunk)
+                keep(self._chunks, chunk)
                 self._size += size
                 budget.used += size
         return True
@@ -65,7 +65,7 @@ class Collected:
         """All of it, so far."""
         if len(self._chunks) != 1:
             self._chunks = [b"".join(self._chunks)]
-        return self._chunks[0]
+        return bytes(self._chunks[0])
 
     def replace(self, content: bytes, limit: int) -> None:
         """Puts another content in its place; line ends become CR LF, but in a binary message.
