@@ -38,6 +38,9 @@ class Journal:
     def received(self, message: Message) -> None:
         """The content is complete; it is not yet safe."""
         peer = message.peer
+        if peer.login and peer.address:
+            self._posted(message)
+            return
         self._event(
             "received",
             id=message.queue_id,
@@ -46,6 +49,20 @@ class Journal:
             client=str(peer),
             helo=peer.helo,
             proto=peer.protocol,
+        )
+
+    def _posted(self, message: Message) -> None:
+        """The same, of a client that has logged in (wish 50)."""
+        peer = message.peer
+        self._event(
+            "received",
+            id=message.queue_id,
+            from_=message.sender,
+            size=message.size,
+            client=str(peer),
+            helo=peer.helo,
+            proto=peer.protocol,
+            login=peer.login,
         )
 
     def queued(self, message: Message, seconds: float) -> None:

@@ -104,6 +104,7 @@ class Server:
     def reload(self) -> None:
         """Opens the log file again and looks for new certificates."""
         self.log.reopen()
+        self.log.event("reload", reason="the log file and certificates; settings are read at the start only")
         if self.listener is not None:
             self.listener.look_at_certificates()
 

@@ -66,7 +66,7 @@ async def test_a_password_file_and_owners(tmp_path):
     assert (
         "login client=unknown[127.0.0.1] proto=ESMTP helo=client.test mechanism=PLAIN status=failed login=alice" in log
     )
-    assert "proto=ESMTPA" in log
+    assert "proto=ESMTPA login=alice" in log, "the line that says what came in says whose it is (wish 50)"
     assert "sesame" not in log
     assert "auth.sender_check" in log
     assert "barley" not in log

@@ -62,6 +62,7 @@ def test_tls_is_in_the_trace_and_renewed_on_reload(serve: Serve, authority: Auth
     assert shown() == "mx.example.test"
     pair(authority, "new.example.test")
     os.kill(server.pid, signal.SIGHUP)
+    server.wait_log("reload")
     server.wait_log("tls-certificates", state="renewed")
     assert shown() == "new.example.test"
     assert server.stop() == 0

@@ -9,7 +9,7 @@ Invariants: order is kept; the buffer never holds more than `settings.buffer` ev
 counted in `dropped` and reported by a line `warning … dropped=N` as soon as lines flow again. `event` never raises and never blocks,
 whatever the output does. Not here: what a line looks like (`lines.py`), where it goes (`output.py`).
 
-Field names are fixed for all parts: id, from, to, relay, delay, delays, dsn, status, size, nrcpt, client, helo,
+Field names are fixed for all parts: id, from, to, relay, delay, delays, dsn, status, size, nrcpt, client, helo, login,
 proto, reason. A trailing underscore is dropped (`from_=…`). A float is written with all its digits: round it
 first. Leave a field out when it has no value.
 """
