@@ -172,9 +172,8 @@ class Flow:
 
     def _put_off(self, recipients: list[Recipient]) -> None:
         """A new message that is on hold, or is to be delivered later: it waits on disk."""
-        for recipient in recipients:
-            if recipient.due < HELD:
-                self._backlog.note(recipient.destination, _DEFERRED, recipient.due)
+        for recipient in recipients if recipients[0].due < HELD else ():
+            self._backlog.note(recipient.destination, _DEFERRED, recipient.due)
 
     def _admit_group(self, message: Message, destination: str, recipients: list[Recipient]) -> None:
         """The recipients of a new message that go to one destination, or as many as there is room for."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 
 from mailflow.ingress.abuse.guard import GreetDelay
 from mailflow.net.tls_settings import TlsSettings
@@ -19,21 +18,6 @@ from tests.ingress.tls import Authority, TlsClient
 CHUNK = b"MAIL FROM:<a@client.test>\r\nRCPT TO:<alice@example.test>\r\nBDAT 5000\r\n"
 Test = Callable[[], Awaitable[None]]
 ENVELOPE = b"MAIL FROM:<a@client.test>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\n"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(test: Test) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await test()
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(bounded())
-
-    return run
 
 
 async def first_reply(listener: Any) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from mailflow.errors import ConfigError
 from mailflow.setting import parse_network
@@ -22,21 +21,6 @@ BALANCER = {"proxy_networks": [parse_network("127.0.0.1")]}
 HEADER = b"PROXY TCP4 192.0.2.9 198.51.100.1 40000 25\r\n"
 V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x21\x00\x24" + bytes.fromhex("20010db8" + "0" * 23 + "9" + "0" * 32 + "9c400019")
 LOCAL = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(test: Test) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await test()
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(bounded())
-
-    return run
 
 
 async def rest(client: Client) -> bytes:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvloop
 
 from mailflow.envelope import InboundEnvelope
 from mailflow.errors import ConfigError
@@ -29,21 +28,6 @@ STALLS = {
 }
 
 Test = Callable[[], Awaitable[None]]
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(test: Test) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await test()
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(bounded())
-
-    return run
 
 
 async def rest(client: Client) -> bytes:

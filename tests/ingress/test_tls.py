@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from mailflow.envelope import Peer
 from mailflow.ingress.identity import protocol_word
@@ -20,21 +19,6 @@ from tests.ingress.tls import Authority, TlsClient, listening
 
 Test = Callable[[], Awaitable[None]]
 IMPLICIT = {"protocol": "submissions"}
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Callable[[Test], None]:
-    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def run(test: Test) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await test()
-
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(bounded())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import itertools
 import secrets
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.auth.authenticator import Authenticator
@@ -15,9 +15,6 @@ from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.services import Served, Services
 from mailflow.smtp.profile import Profile
 from mailflow.smtp.reply import Reply
-
-if TYPE_CHECKING:
-    from mailflow.ingress.session import Session
 
 
 class Desk:
@@ -29,7 +26,6 @@ class Desk:
         "begin",
         "log",
         "message_limit",
-        "open",
         "panel",
         "profile",
         "recipient_limit",
@@ -63,8 +59,6 @@ class Desk:
         self.recipient_limit = recipient_limit
         self.panel = panel or Panel()
         self.auth = auth
-        self.open: Callable[[Desk, Wire, str, int], Session] | None = self.panel.session
-        """Makes the session of a new connection, where it is to be of a kind of its own."""
         self.service = service
         self.services = services or Services(recipients)
         self.message_limit = message_limit or sys.maxsize

@@ -133,7 +133,8 @@ class Fronted(asyncio.Protocol):
 
     def _greet(self, address: str, port: int, via: str = "", layer: TlsLayer | None = None) -> None:
         hall = self._hall
-        self._session = session = (hall.desk.open or Session)(hall.desk, cast("Connection", self), address, port)
+        make = hall.desk.panel.session or Session
+        self._session = session = make(hall.desk, cast("Connection", self), address, port)
         profile = hall.profile_for(session)
         if via:
             session.identify(via=via)
