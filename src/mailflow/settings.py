@@ -194,6 +194,10 @@ class Settings(Root):
 
     def _listener_mistakes(self) -> Iterator[Mistake]:
         for i, later in enumerate(self.listener):
+            if later.hostname and not is_domain(later.hostname):
+                yield Mistake(
+                    ("listener", i, "hostname"), f"{later.hostname!r} is not a host name", 'such as "mx.example.org"'
+                )
             for j, earlier in enumerate(self.listener[:i]):
                 if _collide(later.bind, earlier.bind):
                     message = f"{later.bind} is taken already by listener[{j}] ({earlier.bind})"
@@ -228,6 +232,7 @@ class Settings(Root):
         from mailflow.tables.opening import Tables
 
         Tables(self.table)
+        self._examine_functions()
         flaws = [
             (flaw, self._problem(Mistake(("tls", *flaw.key), flaw.message, flaw.accepted)))
             for flaw in examine(self.tls)
@@ -235,6 +240,18 @@ class Settings(Root):
         if fatal := [problem for flaw, problem in flaws if flaw.fatal]:
             raise ConfigError(fatal)
         return [*(problem for _, problem in flaws), *self._examine_passwords()]
+
+    def _examine_functions(self) -> None:
+        """Imports the functions that decide, as the server will."""
+        if not self.policy_hook:
+            return
+        from mailflow.ingress.checks.hook import PolicyHook
+
+        for i, each in enumerate(self.policy_hook):
+            try:
+                PolicyHook(each)
+            except ValueError as error:
+                raise ConfigError([self._problem(Mistake(("policy_hook", i, "call"), str(error), ""))]) from None
 
     def _examine_passwords(self) -> list[ConfigProblem]:
         if self.auth.file is None:

@@ -109,6 +109,8 @@ def run(arguments: Sequence[str]) -> int:
 def _explain(error: Exception, state: State) -> int:
     if isinstance(error, ConfigError):
         for problem in error.problems:
+            if not problem.file and state.settings is not None:  # found when the settings were put to use
+                problem.file = state.settings.origin(problem.key)
             print(f"mailflow: {problem}", file=sys.stderr)
         return EXIT_USAGE
     if isinstance(error, click.ClickException):

@@ -31,6 +31,8 @@ class State:
     config: Path | None = None
     overrides: list[str] = field(default_factory=list)
     verbosity: int = 0
+    settings: Settings | None = None
+    """The last ones that were loaded: they know where each value was written."""
 
     def file(self) -> Path | None:
         """The configuration file to use; None when there is none."""
@@ -45,7 +47,8 @@ class State:
         """The settings, of another file when one is given. Raises ConfigError."""
         from mailflow.settings import Settings
 
-        return Settings.load(file or self.file(), overrides=self.overrides)
+        self.settings = Settings.load(file or self.file(), overrides=self.overrides)
+        return self.settings
 
     def say(self, text: str, level: int = 0) -> None:
         """A remark on standard error: 0 is left out with -q, 1 needs -v."""

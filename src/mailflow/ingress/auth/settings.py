@@ -144,6 +144,12 @@ class AuthSettings(Section):
         if self.file is not None and not self.file.is_file():
             accepted = "an existing file; `mailflow user add LOGIN --file PATH` makes one"
             yield "file", f"there is no file {self.file}", accepted
+        if self.sql.database and not self.sql.is_postgres and not Path(self.sql.database).is_file():
+            yield (
+                "sql.database",
+                f"there is no file {self.sql.database}",
+                "an existing SQLite file, or a postgresql:// URL",
+            )
         for address in self.sender_login:
             if "@" not in address:
                 yield "sender_login", f'"{address}" is not an address', '"user@example.org" or "@example.org"'
