@@ -54,6 +54,7 @@ def test_the_check_reads_the_password_file(tmp_path):
 
 def test_paths(tmp_path):
     (tmp_path / "users").touch()
+    (tmp_path / "users.db").touch()
     auth = load(tmp_path, 'file = "users"\ndovecot = "run/auth"\nsql.database = "users.db"').auth
     assert (auth.file, auth.dovecot) == (tmp_path / "users", tmp_path / "run/auth")
     assert auth.sql.database == str(tmp_path / "users.db")
