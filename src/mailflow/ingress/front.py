@@ -11,6 +11,7 @@ the writing of the 220 on every byte goes to the TLS layer, and the core is deaf
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import TYPE_CHECKING, cast
 
 from mailflow.ingress.hall import Hall
@@ -88,7 +89,11 @@ class Fronted(asyncio.Protocol):
                 self._front = front = Front(address, port)
                 front.header = b""
         elif self._admit(address):
-            self._begin(address, port)
+            try:
+                self._begin(address, port)
+            except Exception:  # noqa: BLE001 - the loop would go on with a connection that nobody serves
+                hall.desk.log.event("warning", level=40, client=address, reason=traceback.format_exc())
+                self.cut()
 
     def _admit(self, address: str) -> bool:
         """Counts the session, or turns the client away."""
@@ -151,20 +156,22 @@ class Fronted(asyncio.Protocol):
         if self._admitted is None:
             return
         self._end_handshake()
-        if core is not None:
-            core.abandon()
-        if session is not None:
-            session.closed()
-            hall.desk.log.event(
-                "disconnect",
-                level=10 if session.unnoticed else 20,
-                client=session.client,
-                helo=session.peer.helo,
-                messages=session.messages,
-            )
-        self._dismiss()
-        self._transport = self._core = self._session = self._front = None  # no cycles: freed at once
-        self.closing = True
+        try:
+            if core is not None:
+                core.abandon()
+            if session is not None:
+                session.closed()
+                hall.desk.log.event(
+                    "disconnect",
+                    level=10 if session.unnoticed else 20,
+                    client=session.client,
+                    helo=session.peer.helo,
+                    messages=session.messages,
+                )
+        finally:  # whatever a part of the session does, it is counted no more
+            self._dismiss()
+            self._transport = self._core = self._session = self._front = None  # no cycles: freed at once
+            self.closing = True
 
     # A balancer's header
 
