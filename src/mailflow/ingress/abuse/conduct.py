@@ -132,8 +132,7 @@ class Conduct:
             reason = "TLS on a plaintext port"
         elif kind:
             reason = f"{reason}: {kind}"
-        # What is no other protocol may hold a password (AUTH): its first word will do.
-        shown = {"data": show(data if kind else data[:FIRST_WORD_BYTES])} if data else {}
+        shown = {"data": show(_harmless(kind, data))} if data else {}
         self._log(who, kind or offence.value, reason=reason, action=consequence, **shown)
 
     def _log(self, who: Situation, kind: str, **fields: object) -> None:
@@ -141,6 +140,15 @@ class Conduct:
         if left_out is not None:
             more = {"left_out": left_out} if left_out else {}
             who.event("offence", 30, **fields, **more)
+
+
+def _harmless(kind: str, data: bytes) -> bytes:
+    """As much as tells what it is: passwords stand in AUTH, in a header ("Authorization: …") and behind a "?"."""
+    if not kind:
+        return data[:FIRST_WORD_BYTES]
+    if kind == "message header":
+        return data.partition(b":")[0] + b":"
+    return data.partition(b"?")[0] if data[:1].isalpha() else data
 
 
 def show(data: bytes) -> str:
