@@ -32,11 +32,11 @@ from mailflow.ingress.ports import Incoming
 from mailflow.ingress.verdict import Action, Edit, Verdict
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS, MailParams, RcptParams
 from mailflow.smtp.handler import PENDING, Answer, Offence
-from mailflow.smtp.replies import DISCARDED, MAIL_OK, NO_TLS_FURTHER, RCPT_OK, START_DATA
+from mailflow.smtp.replies import DISCARDED, MAIL_OK, NO_TLS_FURTHER, RCPT_OK, START_DATA, blames_client
 from mailflow.smtp.reply import Reply, reply
 
-LOG_LEVEL = 20
-"""`observe.lines.Level.INFO`."""
+DEBUG_LEVEL, LOG_LEVEL = 10, 20
+"""`observe.lines.Level.DEBUG` and `INFO`."""
 TOO_MANY_MESSAGES = reply(421, "4.7.0", "Too many messages in one session")  # RFC 9422 §4.1
 TOO_MANY_RECIPIENTS = reply(452, "4.5.3", "Too many recipients")
 
@@ -54,6 +54,7 @@ class Session(Identified):
         "_opening",
         "_size",
         "_spread",
+        "_told",
         "messages",
         "offences",
         "params",
@@ -79,6 +80,8 @@ class Session(Identified):
         self._size = 0
         self._spread = 0
         """Recipients beyond those that the client gave: some have several in their place."""
+        self._told: Reply | None = None
+        """The refusal that was logged last."""
         self._opening = False
         """MAIL is being decided on, or was refused."""
         self._incoming: Incoming | None = None
@@ -333,6 +336,9 @@ class Session(Identified):
             level = verdict.level
             self.unnoticed = level < LOG_LEVEL
             why = {key: text for key, text in (("rule", verdict.rule), ("why", verdict.reason)) if text}
+        if answer == self._told and not blames_client(answer):
+            level = DEBUG_LEVEL  # it costs the client nothing to hear this any number of times
+        self._told = answer
         self.event("reject", level, reason=answer.text, **why)
         for watcher in self._panel.watchers:
             watcher.refused(self, answer)
