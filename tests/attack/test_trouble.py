@@ -6,9 +6,14 @@ import asyncio
 
 import pytest
 
+from mailflow.envelope import PLAIN, InboundEnvelope, Peer
+from mailflow.hooks.native import QueuedTeller
+from mailflow.hooks.running import Runner
+from mailflow.hooks.settings import HooksSettings
 from mailflow.ingress.verdict import Stage
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING
+from tests.ingress.fakes import FakeLog
 from tests.ingress.test_asking import Guard, in_loop, session, transaction
 
 
@@ -62,3 +67,33 @@ async def test_a_guard_that_answers_nonsense_refuses_for_now(answer):
     if transaction(s)[-1] is PENDING:
         await s._wire.came.wait()
         assert s._wire.answers == [replies.POLICY_FAILED]
+
+
+@in_loop
+async def test_a_hook_that_is_cancelled_from_inside_has_failed_and_from_outside_has_ended():
+    async def cancelled():
+        raise asyncio.CancelledError
+
+    runner = Runner(HooksSettings())
+    with pytest.raises(RuntimeError):
+        await runner.run(cancelled())
+    task = asyncio.get_running_loop().create_task(runner.run(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@in_loop
+async def test_a_message_that_is_safe_is_acknowledged_though_its_hook_is_cancelled():
+    async def on_queued(*_):
+        raise asyncio.CancelledError
+
+    told = asyncio.Event()
+    log = FakeLog()
+    teller = QueuedTeller(on_queued, Runner(HooksSettings()), log)
+    teller.tell("id", InboundEnvelope(Peer("192.0.2.7"), "", [], PLAIN, False), told.set)
+    async with asyncio.timeout(5):
+        await told.wait()
+    assert log.named("warning")
+    await teller.close()

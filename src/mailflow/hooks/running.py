@@ -35,11 +35,17 @@ class Runner:
         self._seconds = settings.time_limit
 
     async def run(self, call: Awaitable[T]) -> T:
-        """Awaits a hook's call. Raises TimeoutError, or what the hook raises."""
+        """Awaits a hook's call. Raises TimeoutError, or what the hook raises; RuntimeError when something that it waited
+        for was cancelled, as that must not look like the end of the session."""
         try:
             async with asyncio.timeout(self._seconds):
                 async with self._places:
                     return await call
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RuntimeError("what it waited for was cancelled") from error
         finally:
             if inspect.iscoroutine(call):
                 call.close()  # one that never got a place has not begun
