@@ -82,8 +82,10 @@ class Incoming:
         if self._file is not None:
             self._file.finish(lambda result: self._written(result, done))
             return
-        parts = self._refusal or self._cleaned(complete=True)
-        self._forget_chunks()
+        try:
+            parts = self._refusal or self._cleaned(complete=True)
+        finally:
+            self._forget_chunks()
         if isinstance(parts, Reply):
             done(parts)
         else:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
+from mailflow.budget import SMALL, Budget
 from mailflow.envelope import PLAIN, InboundEnvelope, Peer
 from mailflow.hooks.native import QueuedTeller
 from mailflow.hooks.running import Runner
 from mailflow.hooks.settings import HooksSettings
 from mailflow.ingress.verdict import Stage
+from mailflow.intake import Incoming
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING
 from tests.ingress.fakes import FakeLog
@@ -97,3 +100,25 @@ async def test_a_message_that_is_safe_is_acknowledged_though_its_hook_is_cancell
         await told.wait()
     assert log.named("warning")
     await teller.close()
+
+
+@pytest.mark.parametrize("threshold", [10**6, 1])
+def test_a_message_whose_cleaning_fails_leaves_nothing_in_the_budget(threshold):
+    class Cleaner:
+        def clean(self, *_, **__):
+            raise ZeroDivisionError
+
+    budget = Budget(10**9)
+    parts = SimpleNamespace(budget=budget, threshold=threshold, cleaner=Cleaner())
+    envelope = InboundEnvelope(Peer("192.0.2.7"), "", [], PLAIN, False)
+    incoming = Incoming(parts, lambda *_: None, envelope, 1, "id", 0.0)
+    incoming.write(b"x" * SMALL)
+    assert budget.used == SMALL
+    if threshold == 1:
+        with pytest.raises(ZeroDivisionError):
+            incoming.write(b"more")
+        incoming.abort()  # as the session does when it crashes
+    else:
+        with pytest.raises(ZeroDivisionError):
+            incoming.finish(lambda _: None)
+    assert budget.used == 0

@@ -379,6 +379,7 @@ class Session(Identified):
             if self.recipient:
                 self._instead = edit.recipients
             else:
+                self._spread += len(edit.recipients) - len(self.recipients)  # the client counts those that it gave
                 self.recipients[:] = edit.recipients
 
     def _finished(self, answer: Reply) -> None:
