@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 from mailflow.smtp.handler import Offence
 from tests.abuse.fakes import Clock, FakeSession, abuse
 

@@ -11,7 +11,8 @@ import pytest
 from mailflow.ingress.abuse import guard as module
 from mailflow.ingress.abuse.guard import GreetDelay, RateGuard
 from mailflow.ingress.abuse.settings import AbuseSettings
-from mailflow.ingress.verdict import Action, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Verdict
 from mailflow.smtp.reply import reply
 from tests.abuse.fakes import Clock, FakeSession, Pauses, guard
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from mailflow.envelope import Recipient
-from mailflow.ingress.verdict import Action, Edit, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Edit, Verdict
 from tests.attack.rig import Talk
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.policy.compiling import Policy, parts_of
 from mailflow.ingress.policy.settings import PolicySettings
-from mailflow.ingress.verdict import Action, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Verdict
 from mailflow.net.dns import DnsTemporary
 from tests.attack.rig import NETWORKS, Talk
 from tests.ingress.fakes import resolver

@@ -16,7 +16,8 @@ import pytest
 from mailflow.ingress.asking import Panel
 from mailflow.ingress.listener import Listener
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
-from mailflow.ingress.verdict import Action, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Verdict
 from mailflow.smtp.reply import reply
 from tests.ingress.fakes import RELAY, Client, FakeIntake, FakeLog, resolver
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mailflow.ingress.auth.senders import Owners, SenderLogins
-from mailflow.ingress.verdict import Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Verdict
 from mailflow.smtp.address import parse_address, parse_path
 from tests.ingress.test_services import Talk
 from tests.policy.play import FakeDns, answer

@@ -12,7 +12,7 @@ from mailflow.envelope import PLAIN, InboundEnvelope, Peer
 from mailflow.hooks.native import QueuedTeller
 from mailflow.hooks.running import Runner
 from mailflow.hooks.settings import HooksSettings
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 from mailflow.intake import Incoming
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING

@@ -8,7 +8,7 @@ from mailflow.envelope import Peer
 from mailflow.ingress.auth.parts import Auth
 from mailflow.ingress.auth.senders import NOT_LOGGED_IN, NOT_OWNED
 from mailflow.ingress.auth.settings import AuthSettings
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 from mailflow.tables.kinds import make
 from tests.ingress.fakes import FakeLog
 

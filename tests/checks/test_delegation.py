@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mailflow.envelope import Recipient
 from mailflow.ingress.checks.delegation import PolicyReplyError, encode, parse_reply, understand
 from mailflow.ingress.checks.policy_service import attributes
-from mailflow.ingress.verdict import Action, Stage
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action
 from tests.checks.fakes import FakeSituation
 
 NAMES = [

@@ -24,7 +24,8 @@ from mailflow.ingress.checks.settings import (
 )
 from mailflow.ingress.listener import Listener
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings
-from mailflow.ingress.verdict import Action, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Verdict
 from mailflow.net.dns import Resolver
 from mailflow.net.settings import DnsSettings
 from mailflow.settings import Settings

@@ -11,7 +11,7 @@ import pytest
 from mailflow.ingress.checks.delegation import Answer
 from mailflow.ingress.checks.policy_service import PolicyService
 from mailflow.ingress.checks.settings import PolicyServiceSettings
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 from tests.checks.fakes import FakeSituation, in_loop
 from tests.checks.policy_server import CLOSE, SILENT, PolicyServer
 

@@ -13,7 +13,8 @@ import pytest
 
 from mailflow.ingress.checks.policy_service import PolicyService
 from mailflow.ingress.checks.settings import PolicyServiceSettings
-from mailflow.ingress.verdict import Action, Stage
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action
 from tests.checks.fakes import FakeSituation, in_loop
 
 POSTGREY = shutil.which("postgrey", path="/usr/sbin:/usr/bin")

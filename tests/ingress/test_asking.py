@@ -11,7 +11,8 @@ from mailflow.ingress.asking import Panel
 from mailflow.ingress.desk import Desk
 from mailflow.ingress.policy import RelayControl
 from mailflow.ingress.session import Session
-from mailflow.ingress.verdict import Action, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Verdict
 from mailflow.smtp import replies
 from mailflow.smtp.commands import NO_MAIL_PARAMS, NO_RCPT_PARAMS
 from mailflow.smtp.handler import PENDING

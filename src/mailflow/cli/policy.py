@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mailflow.ingress.policy.rules import Check
     from mailflow.ingress.policy.trial import Client, Outcome, Step
     from mailflow.ingress.settings import ListenerSettings
-    from mailflow.ingress.verdict import Situation, Stage
+    from mailflow.ingress.stage import Stage
+    from mailflow.ingress.verdict import Situation
     from mailflow.settings import Settings
 
 EXIT_REFUSED = 1

@@ -23,7 +23,8 @@ from mailflow.hooks.decisions import Accept, Decision, Discard, Edited, Hold, Re
 from mailflow.hooks.running import FAILED, Runner, log_failure
 from mailflow.ingress.ports import Events, Recipients
 from mailflow.ingress.session import TOO_MANY_RECIPIENTS
-from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Situation, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Situation, Verdict
 from mailflow.smtp.address import parse_address
 from mailflow.smtp.reply import Reply
 

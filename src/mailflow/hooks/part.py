@@ -20,7 +20,8 @@ from mailflow.ingress.auth.program import Authenticate
 from mailflow.ingress.ports import Events, Intake, Recipients
 from mailflow.ingress.session import Session
 from mailflow.ingress.settings import LimitsSettings
-from mailflow.ingress.verdict import Guard, Stage
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Guard
 
 
 class Part:

@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from mailflow.ingress.abuse.conduct import Conduct
 from mailflow.ingress.policy.names import ClientNames
-from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Guard, Situation, Stage, Verdict, Watcher
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Ask, Edit, Finding, Guard, Situation, Verdict, Watcher
 from mailflow.smtp import replies
 from mailflow.smtp.handler import PENDING, Answer
 from mailflow.smtp.reply import Reply

@@ -14,25 +14,9 @@ from typing import NamedTuple, Protocol
 
 from mailflow.envelope import Peer, Recipient
 from mailflow.ingress.ports import Incoming
+from mailflow.ingress.stage import Stage
 from mailflow.smtp.commands import MailParams
 from mailflow.smtp.reply import Reply
-
-
-class Stage(Enum):
-    """When guards are asked."""
-
-    CONNECT = "connect"
-    """Before the greeting."""
-    HELO = "helo"
-    """EHLO or HELO, the name known."""
-    MAIL = "mail"
-    """The sender is known."""
-    RCPT = "rcpt"
-    """A recipient is known, and that it exists; asked for each one."""
-    DATA = "data"
-    """The envelope is complete."""
-    END = "end-of-data"
-    """The message is complete, and not yet accepted."""
 
 
 class Action(Enum):

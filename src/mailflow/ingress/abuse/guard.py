@@ -15,7 +15,8 @@ from mailflow.ingress.abuse.networks import Keys, NetworkList
 from mailflow.ingress.abuse.notices import Notices
 from mailflow.ingress.abuse.rates import Buckets, Excess, RateLimit
 from mailflow.ingress.abuse.settings import AbuseSettings, RatesSettings
-from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Verdict
 from mailflow.smtp.replies import blames_client
 from mailflow.smtp.reply import Reply, reply
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Verdict
 from mailflow.smtp.reply import reply
 from mailflow.tables import Table
 

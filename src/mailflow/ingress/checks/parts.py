@@ -31,7 +31,8 @@ from mailflow.ingress.checks.settings import (
     PolicyServiceSettings,
 )
 from mailflow.ingress.ports import Events
-from mailflow.ingress.verdict import Action, Ask, Finding, Guard, Situation, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Ask, Finding, Guard, Situation, Verdict
 
 GREYLIST_FILE = "greylist.db"
 """Below the spool."""

@@ -17,7 +17,8 @@ from typing import cast
 from mailflow.ingress.checks import delegation
 from mailflow.ingress.checks.delegation import Answer, PolicyReplyError
 from mailflow.ingress.checks.settings import PolicyServiceSettings, parse_service_address
-from mailflow.ingress.verdict import Situation, Stage
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Situation
 
 SWEEP_SECONDS = 10.0
 """How often idle connections are looked through, while there are any."""

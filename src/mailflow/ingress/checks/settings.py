@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, model_validator
 
 from mailflow.ingress.checks.answers import parse_filter
-from mailflow.ingress.checks.delegation import PolicyReplyError, understand
 from mailflow.setting import Duration, Network, Section, setting
 
 Use = Literal["always", "by_rule"]
@@ -46,6 +45,9 @@ def _service(value: str) -> str:
 
 
 def _action(value: str) -> str:
+    # imported here: it knows SMTP's replies and addresses, which commands that only read settings need not load
+    from mailflow.ingress.checks.delegation import PolicyReplyError, understand
+
     try:
         understand(value, "")
     except PolicyReplyError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)

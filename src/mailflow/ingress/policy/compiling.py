@@ -27,7 +27,8 @@ from mailflow.ingress.policy.settings import (
     parse_reply,
 )
 from mailflow.ingress.ports import Recipients
-from mailflow.ingress.verdict import Action, Finding, Situation, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Finding, Situation, Verdict
 from mailflow.net.dns import Resolver
 from mailflow.setting import Network
 from mailflow.smtp.reply import Reply

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from mailflow.ingress.policy.catalog import ALIASES, CATALOG, kind_of
 from mailflow.ingress.policy.settings import LISTS, TABLE, PolicySettings, RuleSettings, asked_at
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 from mailflow.setting import parse_network
 
 Missing = Callable[[str, str], tuple[str, str] | None]

@@ -16,7 +16,8 @@ from typing import TypeAlias
 
 from mailflow.ingress.policy.relay import soften
 from mailflow.ingress.policy.settings import RuleMode
-from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Stage, Verdict
+from mailflow.ingress.stage import Stage
+from mailflow.ingress.verdict import Action, Ask, Finding, Situation, Verdict
 from mailflow.smtp.reply import Reply
 
 Check: TypeAlias = Ask

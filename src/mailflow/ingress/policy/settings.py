@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mailflow.ingress.verdict import Stage
+from mailflow.ingress.stage import Stage
 from mailflow.setting import Duration, Network, Section, setting
 from mailflow.smtp.reply import Reply
 
