@@ -6,6 +6,8 @@ the hot path; formatting happens in the log's own thread.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mailflow.envelope import Message
 from mailflow.observe.log import EventLog, Level
 from mailflow.report import Action, DeliveryReport, HostAttempt
@@ -27,6 +29,10 @@ class Delays:
         return "{:.3g}/{:.3g}/{:.3g}/{:.3g}".format(*self._values)
 
 
+_NOBODY: dict[str, Any] = {}
+"""Nobody has logged in."""
+
+
 class Journal:
     """Writes the flow's events to the log."""
 
@@ -38,9 +44,7 @@ class Journal:
     def received(self, message: Message) -> None:
         """The content is complete; it is not yet safe."""
         peer = message.peer
-        if peer.login and peer.address:
-            self._posted(message)
-            return
+        posted: dict[str, Any] = {"login": peer.login} if peer.login and peer.address else _NOBODY
         self._event(
             "received",
             id=message.queue_id,
@@ -49,20 +53,7 @@ class Journal:
             client=str(peer),
             helo=peer.helo,
             proto=peer.protocol,
-        )
-
-    def _posted(self, message: Message) -> None:
-        """The same, of a client that has logged in (wish 50)."""
-        peer = message.peer
-        self._event(
-            "received",
-            id=message.queue_id,
-            from_=message.sender,
-            size=message.size,
-            client=str(peer),
-            helo=peer.helo,
-            proto=peer.protocol,
-            login=peer.login,
+            **posted,
         )
 
     def queued(self, message: Message, seconds: float) -> None:

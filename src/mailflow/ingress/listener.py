@@ -67,14 +67,7 @@ class Listener:
         self._certificates = self._read_certificates(log)
         self._handshakes = Handshakes(self._tls.handshakes)
         self._conduct = conduct
-        stress, paces = (conduct.stress, conduct.paces) if conduct else (None, None)
-        counts = SessionCounts(
-            limits.sessions,
-            limits.sessions_per_client,
-            RelayControl(self._networks).trusts,
-            network=NetworkLimit(limits.sessions_per_network, conduct.network) if conduct else None,
-            stress=stress,
-        )
+        counts = self._make_counts(limits)
         self.halls: list[Hall] = []
         self._timers: list[SessionTimer] = []
         self._protocol, self._etrn = protocol, bool(etrn_domains)
@@ -102,8 +95,7 @@ class Listener:
             )
             hall = self._make_hall(settings, own, desk, settings.hostname or hostname, counts)
             self.halls.append(hall)
-            idle, total, opening = own.idle_timeout, own.session_timeout, self._tls.handshake_timeout
-            self._timers.append(SessionTimer(hall.connections, idle, total, opening, stress=stress, paces=paces))
+            self._timers.append(self._make_timer(hall, own))
         self._servers: list[asyncio.Server] = []
         self._paths: dict[str, tuple[int, int]] = {}
         """UNIX sockets of ours, with device and inode."""
@@ -121,6 +113,21 @@ class Listener:
             log.event(name, level=level, **fields)
 
         return Certificates(self._tls, variants, log=event)
+
+    def _make_counts(self, limits: LimitsSettings) -> SessionCounts:
+        conduct = self._conduct
+        return SessionCounts(
+            limits.sessions,
+            limits.sessions_per_client,
+            RelayControl(self._networks).trusts,
+            network=NetworkLimit(limits.sessions_per_network, conduct.network) if conduct else None,
+            stress=conduct.stress if conduct else None,
+        )
+
+    def _make_timer(self, hall: Hall, limits: LimitsSettings) -> SessionTimer:
+        idle, total, opening = limits.idle_timeout, limits.session_timeout, self._tls.handshake_timeout
+        stress, paces = (self._conduct.stress, self._conduct.paces) if self._conduct else (None, None)
+        return SessionTimer(hall.connections, idle, total, opening, stress=stress, paces=paces)
 
     def _make_hall(
         self, settings: ListenerSettings, limits: LimitsSettings, desk: Desk, hostname: str, counts: SessionCounts
