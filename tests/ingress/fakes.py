@@ -146,29 +146,9 @@ def make_listener(
 
 
 @asynccontextmanager
-async def listening(
-    intake: FakeIntake,
-    log: FakeLog | None = None,
-    *,
-    trusted: bool = True,
-    bind: str = "127.0.0.1:0",
-    auth: Authenticator | None = None,
-    kind: str = "smtp",
-    protocol: dict[str, Any] | None = None,
-    sites: Sites | None = None,
-    **limits: Any,
-) -> AsyncIterator[Listener]:
-    listener = make_listener(
-        intake,
-        log,
-        trusted=trusted,
-        bind=bind,
-        auth=auth,
-        kind=kind,
-        protocol=protocol,
-        sites=sites,
-        **limits,
-    )
+async def listening(intake: FakeIntake, log: FakeLog | None = None, **more: Any) -> AsyncIterator[Listener]:
+    """A listener at work; `more` is for `make_listener`."""
+    listener = make_listener(intake, log, **more)
     await listener.start()
     try:
         yield listener
