@@ -36,7 +36,7 @@ from mailflow.flow_parts import FlowParts
 from mailflow.ids import format_id
 from mailflow.intake import Incoming
 from mailflow.loader import Loader
-from mailflow.pressure import BackPressure
+from mailflow.pressure import CROWD, BackPressure
 from mailflow.queue import Changed, Settlement
 from mailflow.queuetime import QueueTime
 from mailflow.readback import ReadBack
@@ -316,6 +316,8 @@ class Flow:
         conclusion = conclude(delivery, self._policy, self._now(), clock)
         feedback = _GOOD if state is _WELL else _FEEDBACK[state]
         self._scheduler.report(job, feedback, clock)
+        if len(self._scheduler) > CROWD:
+            self._pressure.sent(clock - delivery.started)
         if conclusion.returned:
             self._take_back(delivery.message, conclusion.returned, job.lane)
         if conclusion.reports:

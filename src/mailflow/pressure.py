@@ -1,13 +1,17 @@
 """Back pressure: a flood of new mail must not take the machine from the mail that waits (wish 62).
 
 One event loop takes mail in and sends it out, and many clients can keep it busier than the few connections on the
-way out. So while mail that waited on disk is on the move, and the loop's rounds are long, a client waits for its 250: for
-every three recipients that come from disk one client is answered, and nobody waits longer than `HOLD_SECONDS`. The message
-is safe on disk before that and its delivery begins at once; only the client's next one comes later. Delivery that waits
-for its destinations and not for the loop, as mute or slow ones make it, holds nobody up.
+way out. So a client waits for its 250 while the loop's rounds are long and
+- mail that waited on disk is on the move: for every three recipients that come from disk one client is answered; or
+- mail piles up in memory for a destination that answers within a few rounds: one for each delivery, so that memory keeps
+  enough of it and none has to go the longer way over the disk.
 
-Callers: `flow` asks `on`, wraps the client's callback in `delayed`, and tells `moved`. At most one answer for each session
-is held.
+Nobody waits longer than `HOLD_SECONDS`. The message is safe on disk before that and its delivery begins at once; only the
+client's next one comes later. Delivery that waits for its destinations and not for the loop, as mute or slow ones make
+it, holds nobody up.
+
+Callers: `flow` asks `on`, wraps the client's callback in `delayed`, and tells `moved` and `sent`. At most one answer for
+each session is held.
 """
 
 from __future__ import annotations
@@ -31,12 +35,30 @@ HOLD_SECONDS = 1.0
 """The longest that an answer is held, and how long ago the last slice from disk and the last long round may be."""
 MOVED_PER_ANSWER = 3
 """Taking a message in costs about as much as sending one out, so this leaves delivery more than half of its rate."""
+CROWD = 500
+"""Deliveries that wait in memory from which on there are enough of them: what a loop sends in a tenth of a second."""
+PROMPT_ROUNDS = 4
+"""A delivery that takes no more rounds of the loop than this waits for the loop, and not for its destination."""
+CROWDED_SECONDS = 2 * LOOK_SECONDS
+"""How long ago the last prompt delivery in a crowd may be."""
 
 
 class BackPressure:
     """See the module's description."""
 
-    __slots__ = ("_clock", "_credit", "_held", "_long_at", "_looked", "_looking", "_moved_at", "_timer", "on")
+    __slots__ = (
+        "_clock",
+        "_credit",
+        "_crowded_at",
+        "_held",
+        "_long_at",
+        "_looked",
+        "_looking",
+        "_moved_at",
+        "_round",
+        "_timer",
+        "on",
+    )
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """`clock`: in seconds, finer than `ROUND_SECONDS`, which the loop's own is not."""
@@ -47,7 +69,9 @@ class BackPressure:
         """Until when, to whom, what."""
         self._looked = clock()
         self._looking = False
-        self._moved_at = self._long_at = float("-inf")
+        self._moved_at = self._long_at = self._crowded_at = float("-inf")
+        self._round = 0.0
+        """Seconds that a round of the loop took lately."""
         self._credit = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,6 +93,16 @@ class BackPressure:
             self._answer()
         if not self._held:
             self._credit = 0
+
+    def sent(self, seconds: float) -> None:
+        """A delivery has ended, which took so long, and more than `CROWD` wait."""
+        now = self._clock()
+        if now - self._looked >= LOOK_SECONDS:
+            self._look()
+        if seconds <= PROMPT_ROUNDS * self._round:
+            self._crowded_at = now
+        if self._held and now - self._moved_at >= HOLD_SECONDS:
+            self._answer()
 
     def release(self) -> None:
         """Answers everybody."""
@@ -100,9 +134,11 @@ class BackPressure:
     def _decide(self) -> None:
         self._looking = False
         now = self._clock()
-        if now - self._looked >= ROUND_SECONDS:
+        self._round = now - self._looked
+        if self._round >= ROUND_SECONDS:
             self._long_at = now
-        self.on = max(now - self._moved_at, now - self._long_at) < HOLD_SECONDS
+        waiting = now - self._moved_at < HOLD_SECONDS or now - self._crowded_at < CROWDED_SECONDS
+        self.on = waiting and now - self._long_at < HOLD_SECONDS
         if not self.on:
             self.release()
 

@@ -75,21 +75,9 @@ def add_message(flat: list[Any], message: Message) -> None:
     )
 
 
-def add_recipients(flat: list[Any], id: int, recipients: Sequence[Recipient]) -> None:
-    """Appends the values of RECIPIENT_COLUMNS for each recipient of message `id`."""
-    for r in recipients:
-        flat += (
-            id,
-            r.number,
-            r.due,
-            r.attempts,
-            r.destination,
-            r.address,
-            r.original,
-            r.orcpt,
-            r.notify,
-            r.reason,
-        )
+def recipient_row(id: int, r: Recipient) -> tuple[Any, ...]:
+    """The values of RECIPIENT_COLUMNS for a recipient of message `id`."""
+    return (id, r.number, r.due, r.attempts, r.destination, r.address, r.original, r.orcpt, r.notify, r.reason)
 
 
 def read_recipient(row: Sequence[Any]) -> Recipient:

@@ -6,10 +6,6 @@ commands work in steps of bounded size, so that a step never holds up mail for l
 
 Errors: `QueueFull` and `QueueError` leave a whole store; after `StoreBroken` only `reopen` may be called, which proves
 with new writes and fsyncs that everything acknowledged before is on the disk.
-
-Speed: Python's sqlite3 gives up the interpreter lock at every step of a statement, and a busy event loop may keep it for
-5 ms. So rows go in with few statements of many rows, and messages go out with few statements of many ids; the sizes
-are powers of two, so that every statement is found in the cache of prepared ones.
 """
 
 from __future__ import annotations
@@ -24,9 +20,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mailflow.envelope import HELD, ContentFile, Message, Recipient
+from mailflow.envelope import ContentFile, Message, Recipient
 from mailflow.errors import QueueError
-from mailflow.store import rows
+from mailflow.store import rows, statements
 from mailflow.store.content import ContentFiles, sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
@@ -39,8 +35,6 @@ from mailflow.store.values import Settlement
 
 T = TypeVar("T")
 
-CHUNKS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
-"""Rows in one statement."""
 ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
@@ -50,24 +44,13 @@ ROOM_SECONDS = 0.2
 `queue check`, are not; the log is begun anew once they have ended."""
 
 
-class _Table:
-    """The statements that put rows into, and take messages out of, one table."""
-
-    def __init__(self, name: str, columns: str, key: str, returning: str = "") -> None:
-        self.columns = columns
-        self.width = columns.count(",") + 1
-        row = f"({','.join('?' * self.width)})"
-        # OR ROLLBACK: a failing statement undoes the whole transaction, which we do anyway, so SQLite need not keep a
-        # journal (a temporary file) to undo the statement alone.
-        self.insert = {n: f"INSERT OR ROLLBACK INTO {name} ({columns}) VALUES {','.join([row] * n)}" for n in CHUNKS}  # noqa: S608
-        self.delete = {n: f"DELETE FROM {name} WHERE {key} IN ({','.join('?' * n)}){returning}" for n in CHUNKS}  # noqa: S608
-
-
-_MESSAGE = _Table("message", rows.MESSAGE_COLUMNS, "id")
-_RECIPIENT = _Table("recipient", rows.RECIPIENT_COLUMNS, "message_id")
-_CONTENT = _Table("content", "id, crc, file, data", "id")
-_LEFTOVER = _Table("leftover", "id", "id")
-_EXTENT = _Table("extent", "id, crc, segment, page, size", "id", " RETURNING segment, page, size")
+def plain(entering: Sequence[Message], work: Sequence[Settlement]) -> bool:
+    """Whether one statement can write it all: as nearly always, a recipient each, and they leave at the first attempt."""
+    return (
+        len(entering) < statements.MOST
+        and all(len(message.recipients) == 1 and type(message.content) is bytes for message in entering)
+        and all(settlement.whole for settlement in work)
+    )
 
 
 class Store:
@@ -113,6 +96,7 @@ class Store:
     def _connect(self) -> None:
         settings = self._settings
         self._db = connect(self.spool, cache_bytes=settings.cache, checkpoint_bytes=settings.checkpoint)
+        statements.prepare(self._db)
         mark = self._db.execute("SELECT value FROM meta WHERE key = 'high_water'").fetchone()
         newest = self._db.execute("SELECT max(id) FROM message").fetchone()[0]
         self._reserved = mark[0] if mark else 0
@@ -147,7 +131,8 @@ class Store:
         StoreBroken; then nothing of it is in the store.
         """
         entering = [*messages, *(m for w in work for m in w.new)] if work else messages
-        mark, left = self.transaction(lambda: self._batch(entering, work, last_id))
+        alone = last_id + ID_MARGIN_US <= self._reserved and plain(entering, work)
+        mark, left = self.transaction(lambda: self._batch(entering, work, last_id), alone=alone)
         self._reserved = mark
         for message in entering:
             if isinstance(message.content, ContentFile):
@@ -156,12 +141,17 @@ class Store:
             self._release_files(work, left)
         return left
 
-    def transaction(self, body: Callable[[], T]) -> T:
-        """`body` inside BEGIN and COMMIT; errors are mapped, what it did is undone."""
+    def transaction(self, body: Callable[[], T], *, alone: bool = False) -> T:
+        """`body` inside BEGIN and COMMIT; errors are mapped, what it did is undone.
+
+        `alone`: `body` writes with one statement, which is a transaction by itself.
+        """
         try:
-            self.db.execute("BEGIN IMMEDIATE")
+            if not alone:
+                self.db.execute("BEGIN IMMEDIATE")
             result = body()
-            self.db.execute("COMMIT")
+            if not alone:
+                self.db.execute("COMMIT")
         except Exception as error:  # values that SQLite refuses raise UnicodeError, OverflowError and others
             self.segments.undone()
             self._rollback()
@@ -179,28 +169,41 @@ class Store:
     def _batch(
         self, entering: Sequence[Message], work: Sequence[Settlement], last_id: int
     ) -> tuple[int, dict[int, int]]:
-        if entering:
-            self._enter(entering)
-        left = self._settle(work) if work else {}
+        gone, left = self._settle(work) if work else ([], {})
+        flat = self._entering(entering) if entering else []
+        if gone:
+            flat += self._leaving(gone)
+        statements.BATCH(self.db, flat)
         return self._move_mark(last_id), left
 
-    def _enter(self, messages: Sequence[Message]) -> None:
-        envelopes: list[Any] = []
-        recipients: list[Any] = []
-        most = CHUNKS[0] * _RECIPIENT.width
+    def _entering(self, messages: Sequence[Message]) -> list[Any]:
+        """The rows of `statements.BATCH`; what has no place there is written at once."""
+        extents = self._extents(messages)
+        entering: list[Any] = []
+        others: list[Any] = []
+        files: list[Any] = []
         for message in messages:
-            rows.add_message(envelopes, message)
-            for first in range(0, len(message.recipients), CHUNKS[0]):
-                rows.add_recipients(recipients, message.id, message.recipients[first : first + CHUNKS[0]])
-                if len(recipients) >= most:
-                    self._insert(_RECIPIENT, recipients)
-                    recipients = []
-        self._insert(_MESSAGE, envelopes)
-        self._insert(_RECIPIENT, recipients)
-        self._enter_contents(messages)
+            first, *rest = message.recipients
+            rows.add_message(entering, message)
+            entering += rows.recipient_row(message.id, first)[1:]
+            entering += self._content(message, extents, files)
+            if rest:
+                self._enter_recipients(others, message.id, rest)
+        statements.RECIPIENT.insert(self.db, others)
+        statements.CONTENT.insert(self.db, files)
+        return entering
 
-    def _enter_contents(self, messages: Sequence[Message]) -> None:
-        """Into a segment those that are large enough, if they are enough together; the others into the database."""
+    def _enter_recipients(self, flat: list[Any], id: int, recipients: list[Recipient]) -> None:
+        """Collects rows in `flat`, and writes them whenever there are enough, so that their number is bounded."""
+        for recipient in recipients:
+            flat += rows.recipient_row(id, recipient)
+            if len(flat) >= statements.MOST * statements.RECIPIENT_WIDTH:
+                statements.RECIPIENT.insert(self.db, flat)
+                flat.clear()
+
+    def _extents(self, messages: Sequence[Message]) -> dict[int, tuple[int, int, int]]:
+        """Large contents go to a segment, if they are enough together, and are durable there before the rows that
+        say where: by message id."""
         least = self.segment_threshold
         large = [
             (message.id, content)
@@ -208,70 +211,48 @@ class Store:
             if isinstance(content := message.content, bytes) and least <= len(content) <= SEGMENT_BYTES
         ]
         if sum(len(content) for _, content in large) < SEGMENT_BATCH * least:
-            large = []
-        if large:
-            self._insert(_EXTENT, self._extent_rows(large))
-        placed = {key for key, _ in large}
-        contents: list[Any] = []
-        for message in messages:
-            if message.id not in placed:
-                contents += self._content_row(message)
-        self._insert(_CONTENT, contents)
+            return {}
+        places = self.segments.write([content for _, content in large])
+        return dict(zip([key for key, _ in large], places, strict=True))
 
-    def _extent_rows(self, contents: list[tuple[int, bytes]]) -> list[Any]:
-        """Contents, with their ids, go to a segment, and are durable there before the rows that say where."""
-        flat: list[Any] = []
-        places = self.segments.write([content for _, content in contents])
-        for (key, content), place in zip(contents, places, strict=True):
-            flat += (key, rows.checksum(key, content), *place)
-        return flat
-
-    def _content_row(self, message: Message) -> tuple[int, int, int | None, bytes | None]:
+    def _content(self, message: Message, extents: dict[int, tuple[int, int, int]], files: list[Any]) -> tuple[Any, ...]:
+        """The values of ENTERING_COLUMNS for the content; what is in a file goes to `files` as a row of its own."""
         content = message.content
         if isinstance(content, bytes):
-            return message.id, rows.checksum(message.id, content), None, content
+            crc = rows.checksum(message.id, content)
+            place = extents.get(message.id)
+            return (crc, None, *place, None) if place else (crc, content, None, None, None, None)
         claim = self.files.claim(message.id)
         if claim is None:
             raise QueueError(f"message {message.queue_id} has no content (a content file is made by Queue.spill)")
-        return message.id, claim[1], claim[0], None
-
-    def _insert(self, table: _Table, flat: list[Any]) -> None:
-        """Rows given as one flat list of values."""
-        db, width, at, end = self.db, table.width, 0, len(flat)
-        for size in CHUNKS:
-            values = size * width
-            while end - at >= values:
-                db.execute(table.insert[size], flat[at : at + values])
-                at += values
-
-    def _delete(self, table: _Table, ids: list[int]) -> list[Any]:
-        """Returns what the table's `returning` says of the rows that were there."""
-        db, at, end = self.db, 0, len(ids)
-        found: list[Any] = []
-        for size in CHUNKS:
-            while end - at >= size:
-                found += db.execute(table.delete[size], ids[at : at + size]).fetchall()
-                at += size
-        return found
+        files += (message.id, claim[1], claim[0], None)
+        return (None, None, None, None, None, None)
 
     def remove(self, ids: list[int]) -> None:
         """Messages out of all tables, inside a transaction of the caller's."""
+        if ids:
+            statements.BATCH(self.db, self._leaving(ids))
+
+    def _leaving(self, ids: list[int]) -> list[Any]:
+        """The row of `statements.BATCH` for messages that leave; the segments are told."""
         ids.sort()
-        self._delete(_MESSAGE, ids)
-        self._delete(_RECIPIENT, ids)
-        self._delete(_CONTENT, ids)
+        self._leave_segments(ids)
+        return statements.gone(ids)
+
+    def _leave_segments(self, ids: list[int]) -> None:
         if self.segments.rows:
-            self.segments.leave(self._delete(_EXTENT, ids))
+            found = self.db.execute(statements.EXTENTS, (str(ids),)).fetchone()[0]
+            self.segments.leave(map(tuple, json.loads(found)))
 
     def leave(self, ids: list[int]) -> None:
         """As `remove`, but contents in the database stay for `sweep`: each is a page to be written, and nobody needs it now."""
         ids.sort()
-        self._delete(_MESSAGE, ids)
-        self._delete(_RECIPIENT, ids)
+        statements.MESSAGE.delete(self.db, ids)
+        statements.RECIPIENT.delete(self.db, ids)
         if self.files.busy:
-            self._delete(_CONTENT, [key for key in ids if self.files.has(key)])
-        if self.segments.rows:
-            self.segments.leave(self._delete(_EXTENT, ids))
+            statements.CONTENT.delete(self.db, [key for key in ids if self.files.has(key)])
+        self._leave_segments(ids)
+        statements.EXTENT.delete(self.db, ids)
         # OR IGNORE: what a damaged database may have there already is no reason not to delete
         self.db.execute("INSERT OR IGNORE INTO leftover SELECT value FROM json_each(?)", (json.dumps(ids),))
         self.leftovers = True
@@ -279,48 +260,43 @@ class Store:
     def sweep(self, most: int) -> int:
         """Removes contents that deleted messages left, at most so many, inside a transaction of the caller's. How many."""
         ids = [row[0] for row in self.db.execute("SELECT id FROM leftover ORDER BY id LIMIT ?", (most,))]
-        self._delete(_CONTENT, ids)
-        self._delete(_LEFTOVER, ids)
+        statements.CONTENT.delete(self.db, ids)
+        statements.LEFTOVER.delete(self.db, ids)
         return len(ids)
 
     def put_again(self, name: str, after: int, last: int) -> None:
         """Takes the rows of `message` or `content` with ids behind `after`, up to `last`, out and puts them in again."""
-        table = _CONTENT if name == "content" else _MESSAGE
+        table = statements.CONTENT if name == "content" else statements.MESSAGE
         sql = f"DELETE FROM {name} WHERE id > ? AND id <= ? RETURNING {table.columns}"  # noqa: S608
         found = sorted(self.db.execute(sql, (after, last)).fetchall())
-        self._insert(table, list(chain.from_iterable(found)))
+        table.insert(self.db, list(chain.from_iterable(found)))
 
     # Settling
 
-    def _settle(self, work: Sequence[Settlement]) -> dict[int, int]:
+    def _settle(self, work: Sequence[Settlement]) -> tuple[list[int], dict[int, int]]:
+        """Writes what stays; returns which messages leave, and the recipients left of those that were settled in part."""
         gone: list[int] = []
         left: dict[int, int] = {}
-        deferred: list[tuple[Any, ...]] = []
+        deferred: list[Any] = []
         for settlement in work:
             message = settlement.message
             if settlement.whole:
                 gone.append(message.id)
                 continue
-            deferred += [(r.due, r.attempts, r.reason, message.id, r.number) for r in settlement.deferred]
+            for r in settlement.deferred:
+                deferred += (r.due, r.attempts, r.reason, message.id, r.number)
             if settlement.done:
                 left[message.id] = self._remove_recipients(message.id, settlement.done)
         if deferred:
-            # A hold that was placed while the attempt ran stays.
-            self.db.executemany(
-                f"UPDATE recipient SET due = iif(due >= {HELD!r}, due, ?), attempts = ?, reason = ?"  # noqa: S608
-                " WHERE message_id = ? AND number = ?",
-                deferred,
-            )
+            statements.DEFERRING(self.db, deferred)
         gone += [key for key, count in left.items() if count == 0]
-        if gone:
-            self.remove(gone)
-        return left
+        return gone, left
 
     def _remove_recipients(self, id: int, done: list[Recipient]) -> int:
         """Takes some recipients out; what is counted is what was there. Returns how many the message has left."""
         removed = 0
-        for first in range(0, len(done), CHUNKS[0]):
-            numbers = [r.number for r in done[first : first + CHUNKS[0]]]
+        for first in range(0, len(done), statements.MOST):
+            numbers = [r.number for r in done[first : first + statements.MOST]]
             marks = ",".join("?" * len(numbers))
             sql = f"DELETE FROM recipient WHERE message_id = ? AND number IN ({marks})"  # noqa: S608
             removed += self.db.execute(sql, (id, *numbers)).rowcount
