@@ -31,6 +31,7 @@ from mailflow.store.room import SEGMENT_BATCH
 from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
+from mailflow.store.statements import NOTHING
 from mailflow.store.values import Settlement
 
 T = TypeVar("T")
@@ -221,12 +222,12 @@ class Store:
         if isinstance(content, bytes):
             crc = rows.checksum(message.id, content)
             place = extents.get(message.id)
-            return (crc, None, *place, None) if place else (crc, content, None, None, None, None)
+            return (crc, NOTHING, *place, NOTHING) if place else (crc, content, NOTHING, NOTHING, NOTHING, NOTHING)
         claim = self.files.claim(message.id)
         if claim is None:
             raise QueueError(f"message {message.queue_id} has no content (a content file is made by Queue.spill)")
         files += (message.id, claim[1], claim[0], None)
-        return (None, None, None, None, None, None)
+        return (NOTHING,) * 6
 
     def remove(self, ids: list[int]) -> None:
         """Messages out of all tables, inside a transaction of the caller's."""

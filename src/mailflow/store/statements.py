@@ -3,7 +3,7 @@
 Python's sqlite3 gives up the interpreter lock at every step of a statement and again at its end; a busy event loop takes
 it at once, and then both threads wait, wake and are woken. With a statement for each table and power of two that was a
 fifth of all CPU time (docs/performance.md). So a view takes the whole of a message in one row, and its triggers do the
-rest inside SQLite, without the lock; what there is too little of is filled up with rows of NULL, for which no trigger
+rest inside SQLite, without the lock; what there is too little of is filled up with rows of NOTHING, for which no trigger
 fires. A usual batch of mail is one statement, which outside of BEGIN and COMMIT is a transaction of its own.
 
 `prepare` makes the views, which live in the connection only. The transaction is the caller's.
@@ -17,6 +17,10 @@ from typing import Any
 
 from mailflow.envelope import HELD
 from mailflow.store import rows
+
+NOTHING = -0.5
+"""What stands where a row has no value: no id, count, text or blob is equal to it. Not None, for which Python's sqlite3
+looks for an adapter each time, with the interpreter lock: that costs ten times as much as to bind a number."""
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Rows in one statement: powers of two, so that every statement is found in the cache of prepared ones."""
@@ -32,12 +36,13 @@ class Statements:
         self.sql = {size: f"{head}{','.join([row] * size)}{tail}" for size in SIZES}
 
     def run(self, db: sqlite3.Connection, flat: Sequence[Any]) -> None:
-        """Runs with all of these values, in parts that are filled up with NULLs."""
+        """Runs with all of these values, in parts that are filled up with NOTHING."""
         most = MOST * self.width
         for at in range(0, len(flat), most):
             part = flat[at : at + most] if len(flat) > most else flat
             size = _size(-(-len(part) // self.width))
-            db.execute(self.sql[size], [*part, *[None] * (size * self.width - len(part))])
+            missing = size * self.width - len(part)
+            db.execute(self.sql[size], [*part, *[NOTHING] * missing] if missing else part)
 
 
 def _size(rows: int) -> int:
@@ -51,7 +56,7 @@ class Table:
     def __init__(self, name: str, columns: str, key: str) -> None:
         self.columns = columns
         width = columns.count(",") + 1
-        filler = f" WHERE column{columns.split(', ').index(key) + 1} IS NOT NULL"
+        filler = f" WHERE column{columns.split(', ').index(key) + 1} <> {NOTHING}"
         # OR ROLLBACK: a failing statement undoes the whole transaction, which we do anyway, so SQLite need not keep a
         # journal (a temporary file) to undo the statement alone.
         head = f"INSERT OR ROLLBACK INTO {name} ({columns}) SELECT * FROM (VALUES "  # noqa: S608
@@ -80,7 +85,7 @@ BATCH = Statements(f"INSERT OR ROLLBACK INTO batch ({BATCH_COLUMNS}) VALUES ", B
 
 def gone(ids: list[int]) -> list[Any]:
     """The row of BATCH with which these messages leave."""
-    return [*[None] * (BATCH_WIDTH - 1), str(ids)]
+    return [*[NOTHING] * (BATCH_WIDTH - 1), str(ids)]
 
 
 DEFERRING = Statements("INSERT INTO deferring VALUES ", 5).run
@@ -94,24 +99,24 @@ def _new(columns: str) -> str:
 _GONE = "(SELECT value FROM json_each(NEW.gone))"
 _VIEWS = (
     f"CREATE TEMP VIEW batch ({BATCH_COLUMNS}) AS SELECT {', '.join(['NULL'] * BATCH_WIDTH)}",
-    f"""CREATE TEMP TRIGGER enter INSTEAD OF INSERT ON batch WHEN NEW.id IS NOT NULL BEGIN
+    f"""CREATE TEMP TRIGGER enter INSTEAD OF INSERT ON batch WHEN NEW.id <> {NOTHING} BEGIN
         INSERT INTO message ({rows.MESSAGE_COLUMNS}) VALUES ({_new(rows.MESSAGE_COLUMNS)});
         INSERT INTO recipient ({rows.RECIPIENT_COLUMNS}) VALUES (NEW.id, {_new(_RECIPIENT_REST)});
     END""",  # noqa: S608
-    """CREATE TEMP TRIGGER enter_content INSTEAD OF INSERT ON batch WHEN NEW.data IS NOT NULL BEGIN
+    f"""CREATE TEMP TRIGGER enter_content INSTEAD OF INSERT ON batch WHEN NEW.data <> {NOTHING} BEGIN
         INSERT INTO content (id, crc, data) VALUES (NEW.id, NEW.crc, NEW.data);
-    END""",
-    """CREATE TEMP TRIGGER enter_extent INSTEAD OF INSERT ON batch WHEN NEW.segment IS NOT NULL BEGIN
+    END""",  # noqa: S608
+    f"""CREATE TEMP TRIGGER enter_extent INSTEAD OF INSERT ON batch WHEN NEW.segment <> {NOTHING} BEGIN
         INSERT INTO extent (id, crc, segment, page, size) VALUES (NEW.id, NEW.crc, NEW.segment, NEW.page, NEW.extent);
-    END""",
-    f"""CREATE TEMP TRIGGER leave INSTEAD OF INSERT ON batch WHEN NEW.gone IS NOT NULL BEGIN
+    END""",  # noqa: S608
+    f"""CREATE TEMP TRIGGER leave INSTEAD OF INSERT ON batch WHEN NEW.gone <> {NOTHING} BEGIN
         DELETE FROM message WHERE id IN {_GONE};
         DELETE FROM recipient WHERE message_id IN {_GONE};
         DELETE FROM content WHERE id IN {_GONE};
         DELETE FROM extent WHERE id IN {_GONE};
     END""",  # noqa: S608
     "CREATE TEMP VIEW deferring (due, attempts, reason, message_id, number) AS SELECT NULL, NULL, NULL, NULL, NULL",
-    f"""CREATE TEMP TRIGGER defer INSTEAD OF INSERT ON deferring WHEN NEW.number IS NOT NULL BEGIN
+    f"""CREATE TEMP TRIGGER defer INSTEAD OF INSERT ON deferring WHEN NEW.number <> {NOTHING} BEGIN
         UPDATE recipient SET due = iif(due >= {HELD!r}, due, NEW.due), attempts = NEW.attempts, reason = NEW.reason
             WHERE message_id = NEW.message_id AND number = NEW.number;
     END""",  # noqa: S608
