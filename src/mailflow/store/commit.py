@@ -16,12 +16,18 @@ What this module does not do: decide what is in a transaction (`sqlite.py`), thr
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import TypeAlias, TypeVar
 
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store.batch import Batch
 from mailflow.store.failure import StoreBroken, failure
 from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
 from mailflow.store.sqlite import Store
+
+T = TypeVar("T")
+Places: TypeAlias = Sequence[int]
+"""Which messages or settlements of a batch, ascending."""
 
 REOPEN_TRIES = 3
 REOPEN_PAUSE_SECONDS = 0.5
@@ -46,8 +52,10 @@ class Committer:
     def _write(self, batch: Batch) -> None:
         if batch.look:
             self._guard(batch)
-        messages = [i for i in range(len(batch.messages)) if i not in batch.refused]
-        work = list(range(len(batch.work)))
+        messages: Places = range(len(batch.messages))
+        work: Places = range(len(batch.work))
+        if batch.refused:
+            messages = [i for i in messages if i not in batch.refused]
         if messages or work:
             full = self._commit(batch, messages, work)
             if full:
@@ -97,7 +105,7 @@ class Committer:
         except QueueError:
             return None
 
-    def _commit(self, batch: Batch, messages: list[int], work: list[int]) -> QueueFull | None:
+    def _commit(self, batch: Batch, messages: Places, work: Places) -> QueueFull | None:
         """Commits these messages and settlements, in one transaction if it goes.
 
         Returns the error when there is no space, and then nothing has become of them; else all are decided.
@@ -106,9 +114,8 @@ class Committer:
             self._give_up(batch, messages, work, self.dead)
             return None
         try:
-            batch.left.update(
-                self._store.commit([batch.messages[i] for i in messages], [batch.work[i] for i in work], batch.last_id)
-            )
+            some, part = _those(batch.messages, messages), _those(batch.work, work)
+            batch.left.update(self._store.commit(some, part, batch.last_id))
         except QueueFull as error:
             return error
         except StoreBroken as error:
@@ -118,7 +125,7 @@ class Committer:
             self._halve(batch, messages, work, error)
         return None
 
-    def _squeeze(self, batch: Batch, messages: list[int], work: list[int], full: QueueFull) -> None:
+    def _squeeze(self, batch: Batch, messages: Places, work: Places, full: QueueFull) -> None:
         """No space: what leaves goes first, from the log's beginning and in ever smaller parts; then what comes."""
         size = len(work)
         while work and size:
@@ -134,7 +141,7 @@ class Committer:
             if still:
                 self._refuse(batch, messages, still)
 
-    def _halve(self, batch: Batch, messages: list[int], work: list[int], error: QueueError) -> None:
+    def _halve(self, batch: Batch, messages: Places, work: Places, error: QueueError) -> None:
         """Something in the batch cannot be stored: finds it by halving, so that all else is stored."""
         if len(messages) + len(work) == 1:
             self._give_up(batch, messages, work, error)
@@ -145,7 +152,7 @@ class Committer:
             if full:
                 self._give_up(batch, some, part, full)
 
-    def _recover(self, batch: Batch, messages: list[int], work: list[int], error: QueueError) -> None:
+    def _recover(self, batch: Batch, messages: Places, work: Places, error: QueueError) -> None:
         """After a failed write or fsync: opens anew, proves the disk, takes out what was refused, settles again."""
         entered = [batch.messages[i].id for i in messages]
         entered += [m.id for i in work for m in batch.work[i].new]
@@ -165,17 +172,17 @@ class Committer:
         self.dead = error
         self._leave(batch, work, error)
 
-    def _give_up(self, batch: Batch, messages: list[int], work: list[int], error: QueueError) -> None:
+    def _give_up(self, batch: Batch, messages: Places, work: Places, error: QueueError) -> None:
         self._refuse(batch, messages, error)
         self._leave(batch, work, error)
 
-    def _refuse(self, batch: Batch, messages: list[int], error: QueueError) -> None:
+    def _refuse(self, batch: Batch, messages: Places, error: QueueError) -> None:
         for i in messages:
             batch.refused[i] = error
             if not isinstance(batch.messages[i].content, bytes):
                 self._store.free_file(batch.messages[i].id)
 
-    def _leave(self, batch: Batch, work: list[int], error: QueueError) -> None:
+    def _leave(self, batch: Batch, work: Places, error: QueueError) -> None:
         for i in work:
             batch.unsettled[i] = error
 
@@ -192,3 +199,8 @@ class Committer:
                 self._recover(batch, [], [], error)
             except QueueError as error:
                 batch.finished.append((admin, error))
+
+
+def _those(all_of_them: list[T], places: Places) -> list[T]:
+    """What stands there; nearly always all, and then nothing is copied."""
+    return all_of_them if len(places) == len(all_of_them) else [all_of_them[i] for i in places]
