@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +14,12 @@ from mailflow.store.values import QueuedMessage, QueuedRecipient
 
 MESSAGE_COLUMNS = "id, arrived, size, remaining, sender, peer, options"
 RECIPIENT_COLUMNS = "message_id, number, due, attempts, destination, address, original, orcpt, notify, reason"
+
+NOTHING = -0.5
+"""What stands where a row of a batch has no value: no id, count, text or blob is equal to it. Not None, for which Python's
+sqlite3 looks for an adapter each time, with the interpreter lock: ten times what it costs to bind a number."""
+TEXTS_KEPT = 512
+"""Objects whose text is known: some hundred bytes each."""
 
 _PEER_FIELDS = tuple(field.name for field in fields(Peer))
 _OPTIONS_FIELDS = tuple(field.name for field in fields(Options))
@@ -62,17 +68,71 @@ def read_options(text: str) -> Options:
     return Options(*json.loads(text)) if text else PLAIN
 
 
-def add_message(flat: list[Any], message: Message) -> None:
-    """Appends the values of MESSAGE_COLUMNS."""
-    flat += (
-        message.id,
-        message.arrived,
-        message.size,
-        len(message.recipients),
-        message.sender,
-        peer_text(message.peer),
-        options_text(message.options),
-    )
+class Texts:
+    """What `write` makes of the objects seen last. A session has one client record for all its mail, and nearly all mail
+    has one of a few options. Known by identity, for to compare two records costs as much as to write one."""
+
+    def __init__(self, write: Callable[[Any], str]) -> None:
+        self._write = write
+        self._known: dict[int, tuple[str, object]] = {}
+        """With the object, so that it lives and no other gets its identity."""
+
+    def of(self, thing: object) -> str:
+        """Its text, new or known."""
+        known = self._known.get(id(thing))
+        if known is None:
+            if len(self._known) >= TEXTS_KEPT:
+                self._known.clear()
+            known = self._known[id(thing)] = (self._write(thing), thing)
+        return known[0]
+
+
+class EnteringRows:
+    """Makes the rows of messages that enter: `statements.BATCH_COLUMNS`."""
+
+    def __init__(self) -> None:
+        self._peer_text = Texts(peer_text).of
+        self._options_text = Texts(options_text).of
+
+    def row(
+        self,
+        m: Message,
+        crc: float,
+        data: bytes | float,
+        segment: float = NOTHING,
+        page: float = NOTHING,
+        extent: float = NOTHING,
+    ) -> tuple[Any, ...]:
+        """A message, its first recipient, and its content in `data` or in an extent or, when neither is given, in a file."""
+        recipients, options = m.recipients, m.options
+        r = recipients[0]
+        return (
+            # MESSAGE_COLUMNS
+            m.id,
+            m.arrived,
+            m.size,
+            len(recipients),
+            m.sender,
+            self._peer_text(m.peer),
+            "" if options is PLAIN else self._options_text(options),
+            # RECIPIENT_COLUMNS but the id
+            r.number,
+            r.due,
+            r.attempts,
+            r.destination,
+            r.address,
+            r.original,
+            r.orcpt,
+            r.notify,
+            r.reason,
+            # the content; nobody leaves
+            crc,
+            data,
+            segment,
+            page,
+            extent,
+            NOTHING,
+        )
 
 
 def recipient_row(id: int, r: Recipient) -> tuple[Any, ...]:

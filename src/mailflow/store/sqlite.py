@@ -28,10 +28,10 @@ from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
 from mailflow.store.rescue import reserved
 from mailflow.store.room import SEGMENT_BATCH
+from mailflow.store.rows import NOTHING, EnteringRows
 from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
-from mailflow.store.statements import NOTHING
 from mailflow.store.values import Settlement
 
 T = TypeVar("T")
@@ -47,11 +47,12 @@ ROOM_SECONDS = 0.2
 
 def plain(entering: Sequence[Message], work: Sequence[Settlement]) -> bool:
     """Whether one statement can write it all: as nearly always, a recipient each, and they leave at the first attempt."""
-    return (
-        len(entering) < statements.MOST
-        and all(len(message.recipients) == 1 and type(message.content) is bytes for message in entering)
-        and all(settlement.whole for settlement in work)
-    )
+    if len(entering) >= statements.MOST:
+        return False
+    for message in entering:
+        if len(message.recipients) != 1 or type(message.content) is not bytes:
+            return False
+    return all(settlement.whole for settlement in work)
 
 
 class Store:
@@ -70,6 +71,7 @@ class Store:
         self._now = now
         self._db: sqlite3.Connection | None = None
         self._reserved = 0
+        self._rows = EnteringRows()
 
     @classmethod
     def open(cls, spool: Path, settings: QueueSettings, now: Callable[[], float] = time.time) -> Store:
@@ -135,9 +137,10 @@ class Store:
         alone = last_id + ID_MARGIN_US <= self._reserved and plain(entering, work)
         mark, left = self.transaction(lambda: self._batch(entering, work, last_id), alone=alone)
         self._reserved = mark
-        for message in entering:
-            if isinstance(message.content, ContentFile):
-                self.files.stored(message.id)
+        if not alone:  # then there are no files among them
+            for message in entering:
+                if isinstance(message.content, ContentFile):
+                    self.files.stored(message.id)
         if self.files.busy:
             self._release_files(work, left)
         return left
@@ -179,17 +182,21 @@ class Store:
 
     def _entering(self, messages: Sequence[Message]) -> list[Any]:
         """The rows of `statements.BATCH`; what has no place there is written at once."""
-        extents = self._extents(messages)
+        extents, row = self._extents(messages), self._rows.row
         entering: list[Any] = []
         others: list[Any] = []
         files: list[Any] = []
         for message in messages:
-            first, *rest = message.recipients
-            rows.add_message(entering, message)
-            entering += rows.recipient_row(message.id, first)[1:]
-            entering += self._content(message, extents, files)
-            if rest:
-                self._enter_recipients(others, message.id, rest)
+            content = message.content
+            if not isinstance(content, bytes):
+                entering += row(message, NOTHING, NOTHING)
+                files += self._file(message)
+            elif message.id in extents:
+                entering += row(message, rows.checksum(message.id, content), NOTHING, *extents[message.id])
+            else:
+                entering += row(message, rows.checksum(message.id, content), content)
+            if len(message.recipients) > 1:
+                self._enter_recipients(others, message.id, message.recipients[1:])
         statements.RECIPIENT.insert(self.db, others)
         statements.CONTENT.insert(self.db, files)
         return entering
@@ -216,18 +223,12 @@ class Store:
         places = self.segments.write([content for _, content in large])
         return dict(zip([key for key, _ in large], places, strict=True))
 
-    def _content(self, message: Message, extents: dict[int, tuple[int, int, int]], files: list[Any]) -> tuple[Any, ...]:
-        """The values of ENTERING_COLUMNS for the content; what is in a file goes to `files` as a row of its own."""
-        content = message.content
-        if isinstance(content, bytes):
-            crc = rows.checksum(message.id, content)
-            place = extents.get(message.id)
-            return (crc, NOTHING, *place, NOTHING) if place else (crc, content, NOTHING, NOTHING, NOTHING, NOTHING)
+    def _file(self, message: Message) -> tuple[Any, ...]:
+        """The row of CONTENT for a message whose content is in a file."""
         claim = self.files.claim(message.id)
         if claim is None:
             raise QueueError(f"message {message.queue_id} has no content (a content file is made by Queue.spill)")
-        files += (message.id, claim[1], claim[0], None)
-        return (NOTHING,) * 6
+        return (message.id, claim[1], claim[0], None)
 
     def remove(self, ids: list[int]) -> None:
         """Messages out of all tables, inside a transaction of the caller's."""

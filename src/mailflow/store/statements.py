@@ -12,18 +12,17 @@ fires. A usual batch of mail is one statement, which outside of BEGIN and COMMIT
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
 from mailflow.envelope import HELD
 from mailflow.store import rows
+from mailflow.store.rows import NOTHING
 
-NOTHING = -0.5
-"""What stands where a row has no value: no id, count, text or blob is equal to it. Not None, for which Python's sqlite3
-looks for an adapter each time, with the interpreter lock: that costs ten times as much as to bind a number."""
-
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Rows in one statement: powers of two, so that every statement is found in the cache of prepared ones."""
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Rows in one statement: so few that every statement is found in the cache of prepared ones, and so near to each other
+that little is filled up."""
 MOST = SIZES[-1]
 
 
@@ -40,14 +39,9 @@ class Statements:
         most = MOST * self.width
         for at in range(0, len(flat), most):
             part = flat[at : at + most] if len(flat) > most else flat
-            size = _size(-(-len(part) // self.width))
+            size = SIZES[bisect_left(SIZES, -(-len(part) // self.width))]
             missing = size * self.width - len(part)
             db.execute(self.sql[size], [*part, *[NOTHING] * missing] if missing else part)
-
-
-def _size(rows: int) -> int:
-    """The least of SIZES that holds so many rows."""
-    return 1 << (rows - 1).bit_length()
 
 
 class Table:
