@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -193,6 +195,12 @@ class Client:
     async def say(self, data: bytes) -> str:
         self.send(data + b"\r\n")
         return await self.reply()
+
+    def vanish(self) -> None:
+        """As a machine that was switched off and on: its next packet is a reset."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
 
     async def greet(self) -> Client:
         await self.reply()

@@ -141,8 +141,8 @@ def test_a_client_that_vanishes_leaves_nothing_behind(run: Callable[[Test], None
             one.send(b"EHLO client.test\r\n" + ENVELOPE + b"x")
             two.send(b"EHLO client.test\r\n" + ENVELOPE + b"x\r\n.\r\n")
             await intake.until(lambda: intake.waiting and len(intake.begun) == 2)
-            one.writer.transport.abort()
-            two.writer.transport.abort()
+            one.vanish()
+            two.vanish()
             await intake.until(lambda: intake.aborted)
             while listener.sessions:
                 await asyncio.sleep(0)

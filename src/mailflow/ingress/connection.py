@@ -3,8 +3,10 @@
 How it begins, is secured and ends is in front.py; here is the talk.
 
 Callbacks only: no task, no timer, no future for a connection. What comes in goes to `ServerCore.feed`, what that
-answers leaves in one write, and the writes of all connections leave together when the loop comes round (`net.turn`). Reading stops while the client does not fetch its replies, while a large message waits
-for the disk, and while much input waits behind a pending answer; so memory is bounded for every client.
+answers leaves in one write, and both happen for all connections together when the loop comes round (`net.turn`); only a
+second read in the same turn, and a large one, is dealt with at once. Reading stops while the client does not fetch its
+replies, while a large message waits for the disk, and while much input waits behind a pending answer; so memory is
+bounded for every client.
 
 Invariants: `connection_lost` gives back whatever the session holds. An exception from the core or the session is
 logged in full, told to the client as 421 4.3.0 without a word of it, and ends this connection only.
@@ -20,12 +22,15 @@ from typing import Any
 from mailflow.ingress.abuse.pace import Pace, Unfinished
 from mailflow.ingress.front import UPGRADING, Fronted
 from mailflow.ingress.hall import Hall
+from mailflow.net.tls_layer import TlsLayer
 from mailflow.smtp import replies
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
 
 WAITING_INPUT_BYTES = 4096
 """Input kept behind a pending answer before reading stops (one read may come on top)."""
+LARGE_READ_BYTES = 16 * 1024
+"""Input that does not wait for the loop to come round: it is work enough by itself, and would fill memory."""
 
 # Why reading has stopped, as bits.
 _UNREAD_REPLIES = 1
@@ -43,11 +48,13 @@ _SERVER = 2
 class Connection(Fronted):
     """The asyncio protocol of one client; also its session's `Wire` and `timers.Timed`."""
 
-    __slots__ = ("_held", "pace")
+    __slots__ = ("_held", "_input", "pace")
 
     def __init__(self, hall: Hall) -> None:
         super().__init__(hall)
         self._held = 0
+        self._input: bytes | None = None
+        """What came in this turn of the loop."""
         self.pace: Pace | None = None
 
     def __repr__(self) -> str:
@@ -56,10 +63,30 @@ class Connection(Fronted):
     # What the transport calls
 
     def data_received(self, data: bytes) -> None:
-        """Takes what the client sent."""
+        """What the client sent is dealt with when the loop comes round."""
+        if self._core is None:
+            self._read_header(data)
+        elif self._input is None and len(data) < LARGE_READ_BYTES:
+            self._input = data
+            self._hall.turn.read(self)
+        else:
+            before = self._transport
+            self.take()
+            if self._transport is before:
+                self._take(data)
+            elif isinstance(self._transport, TlsLayer):  # STARTTLS came first: from there on everything is TLS
+                self._transport.data_received(data)
+
+    def take(self) -> None:
+        """Deals with what came, if that has not happened already."""
+        data = self._input
+        if data is not None:
+            self._input = None
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
         core = self._core
         if core is None:
-            self._read_header(data)
             return
         self.quiet = 0
         try:
@@ -71,8 +98,15 @@ class Connection(Fronted):
         elif core.out:
             self._hall.turn.add(self)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone. What came before that still counts: it may end a message."""
+        self._transport = None
+        self.take()
+        super().connection_lost(exc)
+
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""
+        self.take()
         core = self._core
         if core is None:
             return False

@@ -1,11 +1,14 @@
-"""Writes of one turn of the event loop, done together when it comes round.
+"""What is read in one turn of the event loop is dealt with together when it comes round, and then all is written.
 
-What is written wakes the process that waits for it, and on Linux that costs more than the write: a switch of the core to the
-woken process and back. The second of two writes finds it awake if it comes at once; not if the server reads and
-thinks in between. With 100 sessions of one client this is 10 % of the server's rate (docs/performance.md).
+Reading, thinking and writing each need other code and other data, the kernel's or the interpreter's, and there is no room for both
+in a processor's caches: a server that changes between them for each packet runs at a third of its speed. So first every
+connection with something to read is read, then all that came is dealt with, then all answers leave. While Python runs, it
+also keeps the interpreter lock, which the loop would offer to the other threads after each packet, who wake up for nothing.
+And what is written wakes the process that waits for it: the second of two writes finds it awake if it comes at once.
+Figures are in docs/performance.md.
 
-A turn holds at most one entry for each read or answer of that turn. It decides nothing: what is to be written waits with
-its connection, in order, and may leave earlier by the connection's own will.
+A turn holds at most one entry for each read or answer of that turn. It decides nothing: what came and what is to be written
+waits with its connection, in order, and may be taken earlier by the connection's own will.
 """
 
 from __future__ import annotations
@@ -14,35 +17,68 @@ import asyncio
 from typing import Protocol
 
 
+class Reads(Protocol):
+    """A connection with input that waits."""
+
+    def take(self) -> None:
+        """Deals with what came, if that has not happened already."""
+        ...
+
+
 class Writes(Protocol):
     """A connection with output that waits."""
 
     def flush(self) -> None:
-        """Writes what waits, nothing when it has left already or the connection is closing. Raises nothing."""
+        """Writes what waits, nothing when it has left already or the connection is closing."""
         ...
 
 
 class Turn:
-    """The connections that have something to write."""
+    """The connections that have something to take or to write."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_reading", "_scheduled", "_writing")
 
     def __init__(self) -> None:
-        self._waiting: list[Writes] = []
+        self._reading: list[Reads] = []
+        self._writing: list[Writes] = []
+        self._scheduled = False
 
     def __repr__(self) -> str:
-        return f"<Turn waiting={len(self._waiting)}>"
+        return f"<Turn reading={len(self._reading)} writing={len(self._writing)}>"
+
+    def read(self, reader: Reads) -> None:
+        """Has `reader.take` called when the loop comes round, before anything is written."""
+        self._reading.append(reader)
+        if not self._scheduled:
+            self._schedule()
 
     def add(self, writer: Writes) -> None:
-        """Has `writer.flush` called when the loop comes round."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._write)
-        self._waiting.append(writer)
+        """Has `writer.flush` called when the loop comes round, after everything was taken."""
+        self._writing.append(writer)
+        if not self._scheduled:
+            self._schedule()
 
-    def _write(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for writer in waiting:
+    def _schedule(self) -> None:
+        self._scheduled = True
+        asyncio.get_running_loop().call_soon(self._come_round)
+
+    def _come_round(self) -> None:
+        reading, self._reading = self._reading, []
+        for reader in reading:
+            try:
+                reader.take()
+            except Exception as error:  # noqa: BLE001 - one connection's mishap must not keep the others waiting
+                _report("reading", error)
+        writing, self._writing = self._writing, []
+        for writer in writing:
             try:
                 writer.flush()
-            except Exception as error:  # noqa: BLE001 - one connection's mishap must not keep the others waiting
-                asyncio.get_running_loop().call_exception_handler({"message": "writing failed", "exception": error})
+            except Exception as error:  # noqa: BLE001 - as above
+                _report("writing", error)
+        self._scheduled = False
+        if self._reading or self._writing:  # what a connection handed on to another
+            self._schedule()
+
+
+def _report(what: str, error: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": f"{what} failed", "exception": error})

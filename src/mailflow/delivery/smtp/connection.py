@@ -99,6 +99,8 @@ class Connection(asyncio.Protocol):
         self._stream: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
+        self._input = b""
+        """What came in this turn of the loop."""
         self._seen = (-1, 0)
         self._since = 0.0
 
@@ -146,6 +148,7 @@ class Connection(asyncio.Protocol):
 
     def hang_up(self) -> None:
         """Closes at once: an idle one with a QUIT that nobody waits for; jobs end as not attempted where that is true."""
+        self.take()
         if self.client.state is State.READY and not self.load and self._transport is not None:
             self.client.quit()
             self.flush()
@@ -175,16 +178,28 @@ class Connection(asyncio.Protocol):
         self._sweep.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self.client.feed(data)
-        self._pump()
+        if self._input:
+            self.take()
+        self._input = data
+        self._turn.read(self)
+
+    def take(self) -> None:
+        """Deals with what came in this turn of the loop, if that has not happened already."""
+        data = self._input
+        if data:
+            self._input = b""
+            self.client.feed(data)
+            self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - its text goes nowhere
         self._transport = None
+        self.take()  # it may say what became of a message
         self._fail(End.LOST)
         self._sweep.discard(self)
         self._owner.closed(self)
 
     def eof_received(self) -> None:
+        self.take()
         # a host that has closed its side answers nothing any more
         self._fail(End.LOST)
 
@@ -200,6 +215,7 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Called once a tick: whether the awaited step has had its time (RFC 5321 §4.5.3.2)."""
+        self.take()
         pending = self._transport.get_write_buffer_size() if self._transport is not None else 0
         seen = (self.client.mark, pending)
         if seen != self._seen:
