@@ -1,10 +1,11 @@
 """Back pressure: a flood of new mail must not take the machine from the mail that waits (wish 62).
 
 One event loop takes mail in and sends it out, and many clients can keep it busier than the few connections on the
-way out. So a client waits for its 250 while the loop's rounds are long and
-- mail that waited on disk is on the move: for every three recipients that come from disk one client is answered; or
-- mail piles up in memory for a destination that answers within a few rounds: one for each delivery, so that memory keeps
-  enough of it and none has to go the longer way over the disk.
+way out. So a client waits for its 250 while
+- the loop's rounds are long and mail that waited on disk is on the move: for every three recipients that come from disk
+  one client is answered; or
+- mail piles up in memory though its destination answers within a few rounds: one for each delivery, so that enough of it
+  stays in memory and none has to go the longer way over the disk.
 
 Nobody waits longer than `HOLD_SECONDS`. The message is safe on disk before that and its delivery begins at once; only the
 client's next one comes later. Delivery that waits for its destinations and not for the loop, as mute or slow ones make
@@ -35,8 +36,8 @@ HOLD_SECONDS = 1.0
 """The longest that an answer is held, and how long ago the last slice from disk and the last long round may be."""
 MOVED_PER_ANSWER = 3
 """Taking a message in costs about as much as sending one out, so this leaves delivery more than half of its rate."""
-CROWD = 500
-"""Deliveries that wait in memory from which on there are enough of them: what a loop sends in a tenth of a second."""
+CROWD = 250
+"""Deliveries that wait in memory from which on there are enough of them: what a loop sends in a twentieth of a second."""
 PROMPT_ROUNDS = 4
 """A delivery that takes no more rounds of the loop than this waits for the loop, and not for its destination."""
 CROWDED_SECONDS = 2 * LOOK_SECONDS
@@ -137,8 +138,8 @@ class BackPressure:
         self._round = now - self._looked
         if self._round >= ROUND_SECONDS:
             self._long_at = now
-        waiting = now - self._moved_at < HOLD_SECONDS or now - self._crowded_at < CROWDED_SECONDS
-        self.on = waiting and now - self._long_at < HOLD_SECONDS
+        crowded = now - self._crowded_at < CROWDED_SECONDS
+        self.on = crowded or max(now - self._moved_at, now - self._long_at) < HOLD_SECONDS
         if not self.on:
             self.release()
 
