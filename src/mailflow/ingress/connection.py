@@ -64,30 +64,32 @@ class Connection(Fronted):
 
     def data_received(self, data: bytes) -> None:
         """What the client sent is dealt with when the loop comes round."""
-        if self._core is None:
-            self._read_header(data)
-        elif self._input is None and len(data) < LARGE_READ_BYTES:
+        if self._input is None and self._core is not None and len(data) < LARGE_READ_BYTES:
             self._input = data
             self._hall.turn.read(self)
         else:
-            before = self._transport
-            self.take()
-            if self._transport is before:
-                self._take(data)
-            elif isinstance(self._transport, TlsLayer):  # STARTTLS came first: from there on everything is TLS
-                self._transport.data_received(data)
+            self._read_at_once(data)
 
-    def take(self) -> None:
-        """Deals with what came, if that has not happened already."""
-        data = self._input
-        if data is not None:
-            self._input = None
-            self._take(data)
+    def _read_at_once(self, data: bytes) -> None:
+        """A header, much, or the second read of a turn."""
+        before = self._transport
+        if self.take():
+            self._hall.turn.add(self)
+        if self._core is None:
+            self._read_header(data)
+        elif self._transport is before:
+            self._input = data
+            if self.take():
+                self._hall.turn.add(self)
+        elif isinstance(self._transport, TlsLayer):  # STARTTLS came first: from there on everything is TLS
+            self._transport.data_received(data)
 
-    def _take(self, data: bytes) -> None:
-        core = self._core
-        if core is None:
-            return
+    def take(self) -> bool:
+        """Deals with what came, if that has not happened already; whether there are replies to be written."""
+        data, core = self._input, self._core
+        if data is None or core is None:
+            return False
+        self._input = None
         self.quiet = 0
         try:
             core.feed(data)
@@ -95,8 +97,8 @@ class Connection(Fronted):
             self._crashed(core)
         if core.closing or core.input or self._leaving:
             self._flush(core)
-        elif core.out:
-            self._hall.turn.add(self)
+            return False
+        return bool(core.out)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone. What came before that still counts: it may end a message."""
@@ -106,7 +108,8 @@ class Connection(Fronted):
 
     def eof_received(self) -> bool:
         """The client has closed its side; True keeps ours open until what is pending has been answered."""
-        self.take()
+        if self.take():
+            self.flush()
         core = self._core
         if core is None:
             return False

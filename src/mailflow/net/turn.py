@@ -17,19 +17,19 @@ import asyncio
 from typing import Protocol
 
 
-class Reads(Protocol):
-    """A connection with input that waits."""
-
-    def take(self) -> None:
-        """Deals with what came, if that has not happened already."""
-        ...
-
-
 class Writes(Protocol):
     """A connection with output that waits."""
 
     def flush(self) -> None:
         """Writes what waits, nothing when it has left already or the connection is closing."""
+        ...
+
+
+class Reads(Writes, Protocol):
+    """A connection with input that waits."""
+
+    def take(self) -> bool:
+        """Deals with what came, if that has not happened already; whether there is something to write for it now."""
         ...
 
 
@@ -66,7 +66,8 @@ class Turn:
         reading, self._reading = self._reading, []
         for reader in reading:
             try:
-                reader.take()
+                if reader.take():
+                    self._writing.append(reader)
             except Exception as error:  # noqa: BLE001 - one connection's mishap must not keep the others waiting
                 _report("reading", error)
         writing, self._writing = self._writing, []

@@ -183,13 +183,14 @@ class Connection(asyncio.Protocol):
         self._input = data
         self._turn.read(self)
 
-    def take(self) -> None:
+    def take(self) -> bool:
         """Deals with what came in this turn of the loop, if that has not happened already."""
         data = self._input
         if data:
             self._input = b""
             self.client.feed(data)
             self._pump()
+        return False  # what is to be written is in the turn already
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - its text goes nowhere
         self._transport = None
