@@ -36,12 +36,13 @@ class Reads(Writes, Protocol):
 class Turn:
     """The connections that have something to take or to write."""
 
-    __slots__ = ("_reading", "_scheduled", "_writing")
+    __slots__ = ("_loop", "_reading", "_scheduled", "_writing")
 
     def __init__(self) -> None:
         self._reading: list[Reads] = []
         self._writing: list[Writes] = []
         self._scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Turn reading={len(self._reading)} writing={len(self._writing)}>"
@@ -60,7 +61,9 @@ class Turn:
 
     def _schedule(self) -> None:
         self._scheduled = True
-        asyncio.get_running_loop().call_soon(self._come_round)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._loop.call_soon(self._come_round)
 
     def _come_round(self) -> None:
         reading, self._reading = self._reading, []

@@ -201,10 +201,12 @@ class Writer:
         if batch.refused or batch.unsettled or batch.left:
             self._answer_each(batch)
         else:  # as nearly always
-            for done in batch.message_done:
-                self._call(done, None)
-            for done in batch.work_done:
-                self._call(done, None)
+            for answers in (batch.message_done, batch.work_done):
+                for done in answers:
+                    try:
+                        done(None)
+                    except Exception as error:  # noqa: BLE001 -- as in `_call`, which costs a call for each
+                        self._mishap(error)
         for admin, result in batch.finished:
             self._call(admin.done, result)
         for looker in batch.lookers:
@@ -230,9 +232,12 @@ class Writer:
         try:
             call(*results)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is the caller's; the loop's handler logs it
-            self._loop.call_exception_handler(
-                {"message": "a callback of the queue failed; the commit stands", "exception": error}
-            )
+            self._mishap(error)
+
+    def _mishap(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "a callback of the queue failed; the commit stands", "exception": error}
+        )
 
     # A full disk
 
