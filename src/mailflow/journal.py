@@ -26,7 +26,7 @@ class Delays:
         self._values = values
 
     def __str__(self) -> str:
-        return "{:.3g}/{:.3g}/{:.3g}/{:.3g}".format(*self._values)
+        return "%.3g/%.3g/%.3g/%.3g" % self._values  # noqa: UP031 - a fifth less work than `format`, once for every message
 
 
 _NOBODY: dict[str, Any] = {}

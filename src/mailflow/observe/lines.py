@@ -9,10 +9,10 @@ write a line or a field of its own (log injection). `reason` is free text: alway
 object a line, keys `time`, `level`, `event`, then the fields. Values are cut at `VALUE_LIMIT` characters.
 
 Why the text form is built the way it is: at 40,000 lines/s the writer thread shares the GIL with the loop, and
-looking at each value costs 3 µs a line. So a line is made by one %-template, and the values of a whole slice are checked
-together: all characters that would have to be quoted are picked out of the lines, and must be exactly the spaces,
-"=" and line ends of the templates, in their order. Where that fails, it is done again with few events at a time, and
-with those that fail again the slow, exact way.
+looking at each value costs 3 µs a line. So a whole slice is made by one %-operator, and its values are checked together:
+all characters that would have to be quoted are picked out of the lines. The templates have so many of them, and so many
+are in the free texts, where spaces and "=" may stand; if they are no more than that, no other value has any. Where that
+fails, it is done again with few events at a time, and with those that fail again the slow, exact way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import time
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 VALUE_LIMIT = 1024
 _LINE_LIMIT = 4096  # longer ones are looked at value by value, so that VALUE_LIMIT holds
@@ -28,7 +28,6 @@ _TEMPLATES_LIMIT = 1000  # event names and keys stand in our code, so this is ne
 _SLICE = 16  # events looked at again together, when something among many more needs to be quoted
 _FREE = "reason"  # the one field that holds sentences
 _PLAIN = bytes(b for b in range(33, 127) if b not in b'="\\')
-_PLAIN_IN_QUOTES = _PLAIN + b" ="
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -108,17 +107,11 @@ def quote_always(value: object) -> str:
     return text if text.startswith('"') else f'"{text}"'
 
 
-class _Template(NamedTuple):
-    """How events of one level, name and set of keys are written."""
-
-    level: int
-    keys: tuple[str, ...]
-    text: str
-    """For the %-operator: time and all values but the free text, whose key comes last."""
-    marks: bytes
-    """What is in the line and is not plain: its spaces, "=" and line end."""
-    free: int
-    """Place of the free text among time and values, 0 when there is none."""
+_Template = tuple[list[str] | None, int, str, int, int]
+"""How events of one level, name and list of keys are written: the keys and the level; the line for the %-operator, of time
+and all values, the free text last; how many of its characters are not plain (its spaces, "=", quotes and line end); and
+the place of the free text among the values, from the end, 0 when there is none."""
+_NO_TEMPLATE: _Template = (None, 0, "", 0, 0)
 
 
 class TextFormatter:
@@ -140,44 +133,50 @@ class TextFormatter:
 
     def _plain(self, events: list[Event]) -> bytes | None:
         """The lines, if no value in them needs to be quoted, and no free text to be escaped; else None."""
-        heads: list[str] = []
-        marks: list[bytes] = []
-        said: list[str] = []
-        lines: list[str] = []
-        templates, stamp, stamped, at_stamp = self._templates, self._stamp, -1, ""
-        for at, level, name, fields in events:
-            if (millisecond := int(at * 1000)) != stamped:
-                stamped, at_stamp = millisecond, stamp(at)
-            made = templates.get(name)
-            if made is None or made[1] != (*fields,) or made[0] != level:
-                made = self._template(level, name, (*fields,))
-            _, _, template, mark, free = made
-            marks.append(mark)
-            if free:
-                values = [at_stamp, *fields.values()]
-                text = str(values.pop(free))
-                head = template % (*values,)
-                said.append(text)
-                lines.append(f'{head}"{text}"\n')
-            else:
-                head = template % (at_stamp, *fields.values())
-                lines.append(head)
-            heads.append(head)
-        if max(map(len, lines)) > _LINE_LIMIT or (said and max(map(len, said)) > VALUE_LIMIT):
+        text, said, marks = self._fill(events)
+        if not text.isascii() or _is_long(text, said):
             return None
-        if not _only(_PLAIN, "".join(heads), b"".join(marks)) or not _only(_PLAIN_IN_QUOTES, "".join(said), b""):
+        free = "".join(said).encode().translate(None, _PLAIN)
+        data = text.encode()
+        if free.translate(None, b" =") or len(data.translate(None, _PLAIN)) != marks + len(free):
             return None
-        return "".join(lines).encode()
+        return data
 
-    def _template(self, level: int, name: str, keys: tuple[str, ...]) -> _Template:
+    def _fill(self, events: list[Event]) -> tuple[str, list[str], int]:
+        """The lines as if nothing had to be quoted, the free texts in them, and the marks of their templates."""
+        lines: list[str] = []
+        values: list[Any] = []
+        said: list[str] = []
+        find, stamped, low, high, marks = self._templates.get, "", 0.0, 0.0, 0
+        for at, level, name, fields in events:
+            millisecond = at * 1000
+            if not low <= millisecond < high:
+                stamped, low = self._stamp(at), millisecond // 1
+                high = low + (low >= 0)  # before 1970 numbers are rounded up, so nothing is known of the next event
+            keys, made_for, line, count, free = find(name, _NO_TEMPLATE)
+            if keys != [*fields] or made_for != level:
+                _, _, line, count, free = self._template(level, name, [*fields])
+            lines.append(line)
+            marks += count
+            values.append(stamped)
+            values += fields.values()
+            if free:
+                if free != -1 or type(values[-1]) is not str:
+                    values.append(str(values.pop(free)))
+                said.append(values[-1])
+        return "".join(lines) % tuple(values), said, marks
+
+    def _template(self, level: int, name: str, keys: list[str]) -> _Template:
         """Made anew whenever events of the same name have other keys than the last one had."""
         if len(self._templates) >= _TEMPLATES_LIMIT:
             self._templates.clear()
         words = ["%s", _WORDS.get(level, "info"), name.replace("%", "%%")]
         words += [f"{key_of(k).replace('%', '%%')}=%s" for k in keys if k != _FREE]
-        free = keys.index(_FREE) + 1 if _FREE in keys else 0
-        text = " ".join([*words, f"{_FREE}="]) if free else " ".join(words) + "\n"
-        made = self._templates[name] = _Template(level, keys, text, text.encode().translate(None, _PLAIN), free)
+        free = keys.index(_FREE) - len(keys) if _FREE in keys else 0
+        text = " ".join([*words, f'{_FREE}="%s"'] if free else words) + "\n"
+        marks = len(text.encode().translate(None, _PLAIN))
+        made: _Template = (keys, level, text, marks, free)
+        self._templates[name] = made
         return made
 
     def _careful(self, event: Event) -> str:
@@ -189,9 +188,22 @@ class TextFormatter:
         return " ".join([self._stamp(at), _WORDS.get(level, "info"), name, *pairs]) + "\n"
 
 
-def _only(plain: bytes, text: str, marks: bytes) -> bool:
-    """Whether a text is ASCII, and what is in it besides plain characters is just this."""
-    return text.isascii() and text.encode().translate(None, plain) == marks
+def _is_long(text: str, said: list[str]) -> bool:
+    """Whether a line or a free text is so long that some value may have to be cut."""
+    if not _has_longer_line(text, VALUE_LIMIT):
+        return False
+    return _has_longer_line(text, _LINE_LIMIT) or any(len(words) > VALUE_LIMIT for words in said)
+
+
+def _has_longer_line(text: str, limit: int) -> bool:
+    """Whether a line is longer than that, its end included; looks at a few places of the text only."""
+    start = 0
+    while len(text) - start > limit:
+        end = text.rfind("\n", start, start + limit)
+        if end < 0:
+            return True
+        start = end + 1
+    return False
 
 
 class JsonFormatter:
