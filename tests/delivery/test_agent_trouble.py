@@ -238,6 +238,32 @@ def test_closing_at_every_stage(stage, count, run):
     run(main())
 
 
+@pytest.mark.parametrize("end", ["lost", "closed", "hung up", "late"])
+def test_the_last_word_of_a_host_counts_also_in_the_turn_of_the_end(end):
+    """What was read waits for the loop to come round; a message that was taken must not be sent again."""
+
+    async def main():
+        async with Host(lambda verb, _: SILENT if verb == "." else None) as host, Outbox() as outbox:
+            outbox.start(one := delivery(host.next_hop))
+            await until(lambda: host.messages)
+            (connection,) = outbox.agent._sweep
+            connection.data_received(b"250 2.0.0 taken\r\n")
+            assert not one.facts
+            match end:
+                case "lost":
+                    connection.connection_lost(None)
+                case "closed":
+                    connection.eof_received()
+                case "hung up":
+                    connection.hang_up()
+                case "late":
+                    connection.check(connection.time() + 10_000)
+            return one.facts
+
+    (fact,) = asyncio.run(main())
+    assert judge(fact).action is Action.RELAYED
+
+
 def test_closing_before_the_first_connection_has_begun():
     async def main():
         async with Host() as host, Outbox() as outbox:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailflow.delivery.request import Delivery, Done
-from mailflow.pressure import HOLD_SECONDS, MOVED_PER_ANSWER, BackPressure
+from mailflow.pressure import CROWDED_SECONDS, HOLD_SECONDS, LOOK_SECONDS, MOVED_PER_ANSWER, BackPressure
 from mailflow.smtp.reply import Reply, reply
 from tests.fakes.agent import TAKEN, FakeAgent
 from tests.flow.bench_of_parts import Bench
@@ -110,6 +110,39 @@ def test_clients_are_held_in_a_flood_while_mail_from_disk_moves() -> None:
         clock[0] += HOLD_SECONDS + 0.01
         async with asyncio.timeout(5):
             while len(answered) < 4 or pressure.on:  # nothing moves any more: the timer lets the last one go
+                await asyncio.sleep(0.001)
+
+    asyncio.run(story())
+
+
+@pytest.mark.wish(62)
+def test_clients_are_held_while_mail_piles_up_that_only_waits_for_the_loop() -> None:
+    clock, answered = [100.0], list[Reply]()
+
+    async def story() -> None:
+        pressure = BackPressure(lambda: clock[0])
+
+        async def a_delivery(seconds: float, round_: float) -> None:
+            clock[0] += LOOK_SECONDS
+            pressure.sent(seconds)
+            clock[0] += round_
+            await asyncio.sleep(0)
+
+        for _ in range(3):
+            await a_delivery(1.0, 0.001)
+        assert not pressure.on, "it waits for its destination"
+        for _ in range(3):
+            await a_delivery(0.002, 0.001)
+        assert pressure.on
+        for _ in range(3):
+            pressure.delayed(answered.append)(OK)
+        assert not answered
+        pressure.sent(0.002)
+        pressure.sent(0.002)
+        assert len(answered) == 2, "one for each delivery"
+        clock[0] += 2 * CROWDED_SECONDS
+        async with asyncio.timeout(5):
+            while len(answered) < 3 or pressure.on:  # the crowd is over: the timer lets the last one go
                 await asyncio.sleep(0.001)
 
     asyncio.run(story())

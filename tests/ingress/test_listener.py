@@ -154,6 +154,45 @@ def test_a_client_that_vanishes_leaves_nothing_behind(run: Callable[[Test], None
     run(test)
 
 
+@pytest.mark.parametrize("end", ["closes its side", "is gone"])
+def test_a_message_that_came_in_the_turn_of_the_end_is_taken(run: Callable[[Test], None], end: str) -> None:
+    """What was read is dealt with when the loop comes round, but before the end that came with it."""
+
+    async def test() -> None:
+        intake = FakeIntake()
+        async with listening(intake) as listener, await Client.connect(listener) as client:
+            await client.greet()
+            (connection,) = listener.halls[0].connections
+            client.send(ENVELOPE)
+            assert [(await client.reply())[:3] for _ in range(3)] == ["250", "250", "354"]
+            connection.data_received(b"x\r\n.\r\n")
+            assert not intake.accepted
+            if end == "is gone":
+                connection.connection_lost(None)
+            else:
+                connection.eof_received()
+            assert len(intake.accepted) == 1
+            client.vanish()
+
+    run(test)
+
+
+def test_a_second_read_in_a_turn_is_dealt_with_at_once_and_in_order(run: Callable[[Test], None]) -> None:
+    """So no more than one read of each connection waits in memory."""
+
+    async def test() -> None:
+        intake = FakeIntake()
+        async with listening(intake) as listener, await Client.connect(listener) as client:
+            await client.greet()
+            (connection,) = listener.halls[0].connections
+            for piece in (ENVELOPE[:20], ENVELOPE[20:], b"a\r\n", b"b\r\n", b".\r\n"):
+                connection.data_received(piece)
+            connection.data_received(b"")
+            assert [one.content for one in intake.accepted] == [b"a\r\nb\r\n"]
+
+    run(test)
+
+
 def test_input_behind_a_pending_answer_is_bounded(run: Callable[[Test], None]) -> None:
     async def test() -> None:
         intake = FakeIntake(answers=False)

@@ -54,6 +54,27 @@ def test_starttls_begins_the_session_anew(
     run(test)
 
 
+def test_what_is_read_in_the_turn_of_starttls_is_tls_and_nothing_else(
+    run: Callable[[Test], None], tls: dict[str, object]
+) -> None:
+    """The command still waits for the loop to come round when more is read: it must not be heard as SMTP."""
+
+    async def test() -> None:
+        log, intake = FakeLog(), FakeIntake()
+        async with listening(tls, log, intake=intake) as server, await TlsClient.connect(server) as client:
+            await client.greet()
+            (connection,) = server.halls[0].connections
+            connection.data_received(b"STARTTLS\r\n")
+            connection.data_received(b"MAIL FROM:<a@client.test>\r\nRCPT TO:<alice@example.test>\r\nDATA\r\nx\r\n.\r\n")
+            assert await client.reply() == "220 2.0.0 Ready to start TLS"
+            while server.sessions:
+                await asyncio.sleep(0)
+        assert not intake.begun
+        assert [event["reason"] for event in log.named("tls-failed")] != []
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("said", "login", "word"),
     [
