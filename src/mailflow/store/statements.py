@@ -30,8 +30,8 @@ class Statements:
     """One statement for each number of rows, with places for `width` values in each."""
 
     def __init__(self, head: str, width: int, tail: str = "") -> None:
-        row = f"({','.join('?' * width)})" if width else "?"
-        self.width = width or 1
+        row = f"({','.join('?' * width)})"
+        self.width = width
         self.sql = {size: f"{head}{','.join([row] * size)}{tail}" for size in SIZES}
 
     def run(self, db: sqlite3.Connection, flat: Sequence[Any]) -> None:
@@ -55,7 +55,12 @@ class Table:
         # journal (a temporary file) to undo the statement alone.
         head = f"INSERT OR ROLLBACK INTO {name} ({columns}) SELECT * FROM (VALUES "  # noqa: S608
         self.insert = Statements(head, width, f"){filler}").run
-        self.delete = Statements(f"DELETE FROM {name} WHERE {key} IN (", 0, ")").run  # noqa: S608
+        self._delete = f"DELETE FROM {name} WHERE {key} IN (SELECT value FROM json_each(?))"  # noqa: S608
+
+    def delete(self, db: sqlite3.Connection, ids: list[int]) -> None:
+        """Takes out what belongs to these messages."""
+        if ids:
+            db.execute(self._delete, (str(ids),))
 
 
 RECIPIENT_WIDTH = rows.RECIPIENT_COLUMNS.count(",") + 1
