@@ -11,7 +11,7 @@ from typing import Any
 from mailflow.envelope import Message
 from mailflow.observe.log import EventLog, Level
 from mailflow.report import Action, DeliveryReport, HostAttempt
-from mailflow.setting import format_duration
+from mailflow.units import format_duration
 
 _RELAYED, _DELIVERED = Action.RELAYED, Action.DELIVERED
 """Constants, because looking a member up in its Enum costs more than comparing it."""

@@ -16,8 +16,9 @@ from typing import Any, Self
 from pydantic import field_validator, model_validator
 
 from mailflow.bounce import BounceSettings
-from mailflow.config import KeyPath, Mistake, Root
 from mailflow.config.names import complete, is_domain, machine_name, search_domain
+from mailflow.config.positions import KeyPath
+from mailflow.config.root import Mistake, Root
 from mailflow.control.settings import ControlSettings
 from mailflow.delivery.settings import SmtpSettings
 from mailflow.errors import ConfigError, ConfigProblem
@@ -37,14 +38,12 @@ from mailflow.ingress.settings import LimitsSettings, ListenerSettings, Protocol
 from mailflow.net.settings import DnsSettings
 from mailflow.net.tls_settings import TlsSettings
 from mailflow.observe.settings import LogSettings
+from mailflow.paths import CONTROL_SOCKET, DEFAULT_SPOOL, SOCKET_PATH_LIMIT, below, cannot_make
 from mailflow.rewrite import LocalSettings, RelaySettings, RouteSettings
 from mailflow.scheduler.settings import SchedulerSettings
 from mailflow.setting import Bind, Duration, Endpoint, UnixPath, setting
 from mailflow.store.settings import QueueSettings
 from mailflow.tables.settings import TableSettings
-
-SOCKET_PATH_LIMIT = 107
-"""Bytes in the path of a UNIX socket: sun_path holds 108 with the closing NUL (unix(7))."""
 
 _WILDCARDS = ("0.0.0.0", "::")
 _STREAMS = ("stderr", "stdout", "none")
@@ -59,7 +58,7 @@ class Settings(Root):
     domain: str = setting("", postfix="mydomain")
     """Completes a short host name. Default: the first search domain of the machine's resolver."""
 
-    spool: Path = setting(Path("var/spool"), postfix="queue_directory")
+    spool: Path = setting(DEFAULT_SPOOL, postfix="queue_directory")
     """The directory of the queue; made when missing. One server at a time uses it."""
 
     shutdown_grace: Duration = setting("10s")
@@ -119,7 +118,7 @@ class Settings(Root):
     @property
     def control_socket(self) -> Path:
         """Where the control socket is."""
-        return self.control.socket or self.spool / "control.sock"
+        return self.control.socket or self.spool / CONTROL_SOCKET
 
     # For the loader (`config.Root`)
 
@@ -138,18 +137,18 @@ class Settings(Root):
     def relative_to(self, base: Path) -> Self:
         """A copy whose relative paths begin at `base`."""
         changed: dict[str, Any] = {
-            "spool": _below(base, self.spool),
-            "local": self.local.model_copy(update={"maildir": str(_below(base, self.local.maildir))}),
+            "spool": below(base, self.spool),
+            "local": self.local.model_copy(update={"maildir": str(below(base, self.local.maildir))}),
         }
         auth = self.auth
         files = {"file": auth.file, "dovecot": auth.dovecot}
-        here: dict[str, Any] = {key: _below(base, path) for key, path in files.items() if path is not None}
+        here: dict[str, Any] = {key: below(base, path) for key, path in files.items() if path is not None}
         if auth.sql.database and not auth.sql.is_postgres:
-            here["sql"] = auth.sql.model_copy(update={"database": str(_below(base, auth.sql.database))})
+            here["sql"] = auth.sql.model_copy(update={"database": str(below(base, auth.sql.database))})
         if here:
             changed["auth"] = auth.model_copy(update=here)
         changed["listener"] = [
-            each.model_copy(update={"bind": UnixPath(str(_below(base, each.bind.path)))})
+            each.model_copy(update={"bind": UnixPath(str(below(base, each.bind.path)))})
             if isinstance(each.bind, UnixPath)
             else each
             for each in self.listener
@@ -157,13 +156,13 @@ class Settings(Root):
         changed["tls"] = self.tls.relative_to(base)
         if any(table.file is not None for table in self.table.values()):
             changed["table"] = {
-                name: table if table.file is None else table.model_copy(update={"file": _below(base, table.file)})
+                name: table if table.file is None else table.model_copy(update={"file": below(base, table.file)})
                 for name, table in self.table.items()
             }
         if self.log.to not in _STREAMS:
-            changed["log"] = self.log.model_copy(update={"to": str(_below(base, self.log.to))})
+            changed["log"] = self.log.model_copy(update={"to": str(below(base, self.log.to))})
         if self.control.socket is not None:
-            changed["control"] = self.control.model_copy(update={"socket": _below(base, self.control.socket)})
+            changed["control"] = self.control.model_copy(update={"socket": below(base, self.control.socket)})
         return self.model_copy(update=changed)
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -291,12 +290,12 @@ class Settings(Root):
                 yield Mistake(("table", name, "file"), f"{table.file} cannot be read", "a file that exists")
 
     def _path_mistakes(self) -> Iterator[Mistake]:
-        spool = _cannot_make(self.spool)
+        spool = cannot_make(self.spool)
         if spool:
             yield Mistake(("spool",), spool, "a directory that exists or can be made")
         if self.local.users:
             parent = Path(self.local.maildir.partition("{user}")[0] + "x").parent
-            maildir = _cannot_make(parent)
+            maildir = cannot_make(parent)
             if maildir:
                 yield Mistake(("local", "maildir"), maildir, "a path whose directories exist or can be made")
         if self.log.to not in _STREAMS and not Path(self.log.to).parent.is_dir():
@@ -327,24 +326,3 @@ def _collide(one: Bind, other: Bind) -> bool:
         return False
     same_family = (":" in one.host) == (":" in other.host)
     return one.host == other.host or (same_family and (one.host in _WILDCARDS or other.host in _WILDCARDS))
-
-
-def _below(base: Path, path: str | Path) -> Path:
-    """The path from `base`, without "..": short paths fit into a socket's address, and read better."""
-    return Path(os.path.normpath(base.resolve() / path))
-
-
-def _cannot_make(directory: Path) -> str:
-    """Why a directory is not there and cannot be made; "" when it is or can. Nothing is made."""
-    for place in (directory, *directory.parents):
-        if place.is_dir():
-            if os.access(place, os.W_OK | os.X_OK):
-                return ""
-            return (
-                f"{place} is not writable for this user"
-                if place == directory
-                else f"{directory} cannot be made: {place} is not writable for this user"
-            )
-        if place.exists():
-            return f"{place} is not a directory"
-    return f"{directory} does not exist"

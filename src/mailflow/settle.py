@@ -19,7 +19,7 @@ from mailflow.delivery.request import Delivery, Fact, Trouble
 from mailflow.delivery.trouble import Verdict, judge
 from mailflow.envelope import Message, Recipient
 from mailflow.report import Action, DeliveryReport
-from mailflow.setting import format_duration
+from mailflow.units import format_duration
 
 _JITTER_STEPS = 1024
 _RELAYED, _DELIVERED, _DELAYED, _FAILED = Action.RELAYED, Action.DELIVERED, Action.DELAYED, Action.FAILED

@@ -73,7 +73,7 @@ def get(state: State, key: str) -> None:
 
 
 def _value(settings: Any, key: str) -> Any:
-    from mailflow.config.root import parse_key
+    from mailflow.config.raw import parse_key
     from mailflow.config.suggest import suggest
 
     value = settings.model_dump(mode="json")

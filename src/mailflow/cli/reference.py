@@ -15,8 +15,9 @@ from pydantic.fields import FieldInfo
 from mailflow.config.positions import KeyPath
 from mailflow.config.show import default_of, toml_value
 from mailflow.config.texts import is_section, plain
-from mailflow.setting import Section, parse_duration, parse_endpoint, parse_listen_address, parse_network, parse_size
+from mailflow.setting import Section, parse_endpoint, parse_listen_address, parse_network
 from mailflow.settings import Settings
+from mailflow.units import parse_duration, parse_size
 
 _KINDS: dict[Any, str] = {
     parse_duration: "duration",

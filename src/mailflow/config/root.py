@@ -7,7 +7,6 @@ from others or from the machine) and `mistakes` (what takes more than one value 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from pydantic import PrivateAttr
 
 from mailflow.config.check import check
 from mailflow.config.positions import KeyPath, format_key
+from mailflow.config.raw import parse_key
 from mailflow.config.sources import Origin, Sources, gather
 from mailflow.errors import ConfigError, ConfigProblem
+from mailflow.paths import base_of
 from mailflow.setting import Section
 
 
@@ -29,12 +30,6 @@ class Mistake:
     path: KeyPath
     message: str
     accepted: str = ""
-
-
-def parse_key(text: str) -> KeyPath:
-    """The path of a key in TOML notation: "listener[0].bind"; "listener.0.bind" is understood too."""
-    parts = re.sub(r"\[(\d+)\]", r".\1", text.strip()).split(".")
-    return tuple(int(part) if part.isdecimal() and part.isascii() else part for part in parts)
 
 
 class Root(Section):
@@ -69,8 +64,7 @@ class Root(Section):
         settings = None if sources.unreadable else check(cls, sources)
         if sources.problems or settings is None:
             raise ConfigError(sorted(sources.problems, key=lambda p: (p.line == 0, p.line)))
-        base = Path.cwd() if path is None else path.absolute().parent
-        loaded = settings.relative_to(base)
+        loaded = settings.relative_to(base_of(path))
         loaded._sources = sources  # noqa: SLF001 - our own
         loaded.verify()
         return loaded

@@ -21,13 +21,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from mailflow.config.positions import KeyPath, format_key, positions
+from mailflow.config.raw import PREFIX, RESERVED, SECRET, parse_key, parse_variable, read_file
 from mailflow.config.suggest import nearest, setting_paths, suggest
 from mailflow.config.texts import annotation_at, read_text
 from mailflow.errors import ConfigProblem
 
-PREFIX = "MAILFLOW_"
-RESERVED = frozenset({"MAILFLOW_CONFIG"})
-SIZE_LIMIT = 4 * 2**20  # bytes of a configuration or secret file; a larger one is surely not meant
 INDEX_LIMIT = 1000  # elements of a list that are named one by one
 
 _PLACE = re.compile(r"^(.*) \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -103,7 +101,7 @@ def gather(
     """Reads all sources. `overrides` are texts "key=value"; `model` tells the types."""
     sources = Sources()
     if file is not None:
-        _read_file(sources, file)
+        _read_toml(sources, file)
     for name in sorted(environment, key=lambda n: (n.count("__"), n)):  # whole lists before their elements
         if name.startswith(PREFIX) and name not in RESERVED:
             _read_variable(sources, model, name, environment)
@@ -112,10 +110,10 @@ def gather(
     return sources
 
 
-def _read_file(sources: Sources, file: Path) -> None:
+def _read_toml(sources: Sources, file: Path) -> None:
     name, text = str(file), ""
     try:
-        text = _read_text(file)
+        text = read_file(file)
         tree = tomllib.loads(text)
     except ValueError as error:
         sources.unreadable = True
@@ -133,32 +131,20 @@ def _read_file(sources: Sources, file: Path) -> None:
         sources.origins = {path: Origin(name, line) for path, line in positions(text).items()}
 
 
-def _read_text(file: Path) -> str:
-    with file.open("rb") as stream:
-        data = stream.read(SIZE_LIMIT + 1)
-    if len(data) > SIZE_LIMIT:
-        raise ValueError(f"is larger than {SIZE_LIMIT >> 20} MiB")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"is not UTF-8 text (at line {line}, column 1)") from None
-
-
 def _read_variable(sources: Sources, model: type[BaseModel], name: str, environment: Mapping[str, str]) -> None:
     origin = Origin(f"environment variable {name}")
     text = environment[name]
-    path = _split(name.removeprefix(PREFIX).lower(), "__")
+    path = parse_variable(name)
     annotation = _find(model, path)
-    if annotation is None and name.endswith("_FILE"):
-        path = _split(name.removeprefix(PREFIX).removesuffix("_FILE").lower(), "__")
+    if annotation is None and name.endswith(SECRET):
+        path = parse_variable(name.removesuffix(SECRET))
         annotation = _find(model, path)
         if annotation is not None:
-            if name.removesuffix("_FILE") in environment:
+            if name.removesuffix(SECRET) in environment:
                 sources.complain(f"is given twice, also by {name.removesuffix('_FILE')}", origin, format_key(path))
                 return
             try:
-                text = _read_text(Path(text)).rstrip("\r\n")
+                text = read_file(Path(text)).rstrip("\r\n")
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 sources.complain(f"the file {text} cannot be read: {reason}", origin, format_key(path))
@@ -172,7 +158,7 @@ def _read_variable(sources: Sources, model: type[BaseModel], name: str, environm
 def _read_override(sources: Sources, model: type[BaseModel], text: str) -> None:
     key, equals, value = text.partition("=")
     origin = Origin("command line")
-    path = _split(re.sub(r"\[(\d+)\]", r".\1", key.strip()), ".")
+    path = parse_key(key)
     if not equals:
         sources.complain(f"--set {text}: no value given (accepted: --set key=value)", origin)
         return
@@ -188,10 +174,6 @@ def _put_text(sources: Sources, path: KeyPath, annotation: Any, text: str, origi
         sources.put(path, read_text(annotation, text), origin)
     except ValueError as error:
         sources.complain(str(error), origin, format_key(path))
-
-
-def _split(text: str, separator: str) -> KeyPath:
-    return tuple(int(part) if part.isdecimal() and part.isascii() else part for part in text.split(separator))
 
 
 def _find(model: type[BaseModel], path: KeyPath) -> tuple[Any] | None:

@@ -34,9 +34,9 @@ from mailflow.control.ports import Control
 from mailflow.control.settings import ControlSettings
 from mailflow.errors import QueueError, SendError
 from mailflow.observe.log import EventLog, Level
+from mailflow.paths import SOCKET_PATH_LIMIT
 
 SOCKET_MODE = 0o600
-SOCKET_PATH_LIMIT = 107  # bytes: sun_path holds 108 with the closing NUL (unix(7))
 REQUEST_LIMIT = 2**20  # bytes of a request besides a message
 SHUTDOWN_SECONDS = 2.0  # for requests under way when the server stops
 

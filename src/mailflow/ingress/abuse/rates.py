@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from mailflow.ingress.abuse.memory import Recent
-from mailflow.setting import format_duration, parse_duration
+from mailflow.units import format_duration, parse_duration
 
 
 class Excess(Enum):
