@@ -272,6 +272,40 @@ class TestQueueWithoutServer:
         assert lines[-1].startswith("-- 2 messages, 3 recipients, ")
         assert len(mailflow("queue", "list", "--json", "--limit", "1").rows) == 1
 
+    def test_a_mistake_elsewhere_does_not_hide_the_queue(self, mailflow: Mailflow, config: Path) -> None:
+        number = send(mailflow, "alice@example.test")
+        config.write_text(CONFIG + "[limits]\nrecipient = 5\n")
+        assert mailflow("queue", "list", "--json").rows[0]["id"] == number
+        assert mailflow("queue", "show", number).code == 0
+        assert mailflow("queue", "count").out.startswith("1 message, 1 recipient")
+        assert mailflow("queue", "check").out == "The queue is whole\n"
+        for words in (["queue", "delete", number], ["queue", "list", "--destination", "far.example"], ["status"]):
+            result = mailflow(*words)  # without a server, and for where mail goes, the whole configuration counts
+            assert (result.code, result.out) == (2, "")
+            assert ".toml:15: limits.recipient: unknown key, did you mean recipients?" in result.err
+
+    @pytest.mark.parametrize(
+        ("text", "words", "message"),
+        [
+            ('spol = "spool"\n', [], ".toml:1: spol: unknown key, did you mean spool?"),
+            ("spool = 5\n", [], ".toml:1: spool: 5 has the wrong type (accepted: a path in quotes"),
+            ("spool =\n", [], ".toml:1: Invalid value"),
+            ('spool = "/dev/null/x"\n', [], ".toml:1: spool: /dev/null is not a directory"),
+            ('spool = "spool"\n[control]\nsocket = 5\n', [], ".toml:3: control.socket: 5 has the wrong type"),
+            ('spool = "spool"\n', ["--set", "spol=x"], "command line: spol: no such setting, did you mean spool?"),
+            ('spool = "spool"\n', ["--set", "log.level=loud"], 'command line: log.level: "loud" is not one of'),
+        ],
+    )
+    def test_a_mistake_about_the_queue_is_told(
+        self, mailflow: Mailflow, config: Path, text: str, words: list[str], message: str
+    ) -> None:
+        send(mailflow, "alice@example.test")
+        config.write_text(text)
+        for command in ("list", "count"):
+            result = mailflow("queue", command, *words)
+            assert (result.code, result.out) == (2, "")
+            assert message in result.err
+
     def test_show(self, mailflow: Mailflow) -> None:
         number = send(mailflow, "alice@example.test", subject="greetings")
         assert mailflow("queue", "show", number.upper(), "--json").rows[0]["id"] == number

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mailflow.cli.app import run
+from tests.support.loading import HEAVY, run_loading
 from tests.support.server import Server
 
 ROUTES = [{"match": "dead.example", "next_hop": "[127.0.0.1]:1"}]
@@ -85,6 +86,30 @@ def test_without_its_control_socket_the_queue_is_not_touched(mailflow: Call, sen
     assert send("x@dead.example", "--set", "control.enabled=false")[0] == 75
     assert [row["id"] for row in rows(mailflow("queue", "list", "--json")[1])] == [number]
     assert mailflow("queue", "delete", number)[0] == 0
+
+
+def test_the_running_server_is_asked_though_the_file_has_a_mistake_by_now(
+    mailflow: Call, send: Call, server: Server
+) -> None:
+    number = send("x@dead.example")[1].strip()
+    text = server.config.read_text()
+    server.config.write_text(text + "\n[limits]\nrecipient = 5\n")
+    try:
+        assert mailflow("status", "--json")[0] == 0
+        assert mailflow("queue", "hold", number)[:2] == (0, f"{number}  on hold\n")
+        assert mailflow("queue", "compact", "--json")[0] == 0
+        assert mailflow("queue", "delete", number)[:2] == (0, f"{number}  deleted\n")
+    finally:
+        server.config.write_text(text)
+
+
+def test_what_asks_the_server_loads_no_settings(send: Call, server: Server) -> None:
+    number = send("x@dead.example")[1].strip()
+    for words in (["status"], ["queue", "hold", number], ["queue", "flush", "[192.0.2.1]"], ["queue", "compact"]):
+        loaded, out = run_loading(server.config, *words)
+        assert out
+        assert loaded & HEAVY == set(), words
+    assert run_loading(server.config, "queue", "delete", "--all", "--json")[0] & HEAVY == set()
 
 
 @pytest.mark.wish(51)

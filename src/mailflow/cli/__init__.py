@@ -1,7 +1,8 @@
 """The command line: `mailflow COMMAND`. One small module for each command or group of commands.
 
 Start-up time counts, for scripts call these commands often: modules here import the rest of mailflow inside their functions,
-and a command's module is imported when it is the one that was called (`app.py`). Exit codes: 0 done, 1 not possible or
+and a command's module is imported when it is the one that was called (`app.py`). Commands about the queue do without the
+settings where they can (`place.py`). Exit codes: 0 done, 1 not possible or
 not found, 2 wrong usage or configuration, 75 try again later (`send`, EX_TEMPFAIL), 70 a fault of mailflow's.
 """
 

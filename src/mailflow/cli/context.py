@@ -1,4 +1,4 @@
-"""What all commands share: the options --config, --set, -v and -q, and the settings that they lead to.
+"""What all commands share: the options --config, --set, -v and -q, and the settings, or the server's place, that they lead to.
 
 The options may stand before or after a command's own words. The configuration file is the one given, else MAILFLOW_CONFIG, else
 `mailflow.toml` in the working directory, else /etc/mailflow/mailflow.toml, else none: then environment and defaults count.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from mailflow.cli.place import Place
     from mailflow.control.client import ControlClient
     from mailflow.settings import Settings
 
@@ -45,10 +46,23 @@ class State:
 
     def load(self, file: Path | None = None) -> Settings:
         """The settings, of another file when one is given. Raises ConfigError."""
-        from mailflow.settings import Settings
+        if self.settings is None or file is not None:
+            from mailflow.settings import Settings
 
-        self.settings = Settings.load(file or self.file(), overrides=self.overrides)
+            self.settings = Settings.load(file or self.file(), overrides=self.overrides)
         return self.settings
+
+    def place(self) -> Place:
+        """Where the queue and the control socket are; the settings are loaded only when it takes them. Raises ConfigError."""
+        from mailflow.cli.place import Doubt, Place, find_place
+
+        settings = self.settings
+        if settings is None:
+            try:
+                return find_place(self.file(), os.environ, self.overrides)
+            except Doubt:
+                settings = self.load()
+        return Place(settings.spool, settings.control_socket if settings.control.enabled else None)
 
     def say(self, text: str, level: int = 0) -> None:
         """A remark on standard error: 0 is left out with -q, 1 needs -v."""
@@ -88,8 +102,8 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_state
 
 
-def control_client(settings: Settings) -> ControlClient | None:
+def control_client(place: Place) -> ControlClient | None:
     """The way to the running server; None when the configuration has no control socket."""
     from mailflow.control.client import ControlClient
 
-    return ControlClient(settings.control_socket) if settings.control.enabled else None
+    return ControlClient(place.control) if place.control else None

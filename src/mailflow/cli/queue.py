@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailflow.cli import queue_care, queue_change
 from mailflow.cli.context import State, common
 from mailflow.cli.listing import count_lines, message_fields, message_lines, plural, total_line
 from mailflow.cli.selecting import parse_ids, selecting, selection
@@ -21,11 +23,35 @@ from mailflow.ids import format_id
 
 if TYPE_CHECKING:
     from mailflow.store.search import Count
+    from mailflow.store.values import QueuedMessage, Selection
 
 BY = ("destination", "recipient-domain", "sender", "sender-domain", "client", "reason", "state")
 
 
-@click.group("queue")
+_ELSEWHERE = {
+    "hold": "queue_change",
+    "release": "queue_change",
+    "delete": "queue_change",
+    "flush": "queue_change",
+    "check": "queue_care",
+    "compact": "queue_care",
+}
+
+
+class _Commands(click.Group):
+    """Those of other modules are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        commands: tuple[click.Command, ...] = import_module(f"mailflow.cli.{_ELSEWHERE[cmd_name]}").COMMANDS
+        return next(each for each in commands if each.name == cmd_name)
+
+
+@click.group("queue", cls=_Commands)
 @common
 def command(state: State) -> None:
     """List, show, count and change the mail in the queue."""
@@ -48,17 +74,9 @@ def list_command(state: State, ids: tuple[int, ...], where: dict[str, Any], as_j
     client gave, where it differs), destination, state (queued, deferred or held), due (next attempt, seconds since
     1970; null while held), attempts and reason (why the last attempt failed).
     """
-    settings = state.load()
-    from mailflow.store.reader import list_messages
-    from mailflow.store.search import find_messages
-
-    chosen = selection(settings, where, ids)
-    if chosen.everything:
-        found = list_messages(settings.spool, limit=limit)
-    else:
-        found = find_messages(settings.spool, chosen, time.time(), limit)
+    chosen = selection(state, where, ids)
     messages = recipients = size = 0
-    for message in found:
+    for message in _found(state.place().spool, chosen, limit):
         messages, size = messages + 1, size + message.size
         recipients += message.remaining if chosen.everything else len(message.recipients)
         if as_json:
@@ -67,6 +85,16 @@ def list_command(state: State, ids: tuple[int, ...], where: dict[str, Any], as_j
             print("\n".join(message_lines(message)))
     if not as_json:
         print(total_line(messages, recipients, size, everything=chosen.everything))
+
+
+def _found(spool: Path, chosen: Selection, limit: int | None) -> Iterator[QueuedMessage]:
+    if chosen.everything:
+        from mailflow.store.reader import list_messages
+
+        return list_messages(spool, limit=limit)
+    from mailflow.store.search import find_messages
+
+    return find_messages(spool, chosen, time.time(), limit)
 
 
 @command.command("count")
@@ -81,19 +109,19 @@ def count(state: State, where: dict[str, Any], by: str | None, limit: int | None
     JSON fields: messages, recipients, and with --by the value counted and oldest, when the first of the messages
     arrived (seconds since 1970); without it queued, deferred and held, the recipients in these states.
     """
-    settings = state.load()
+    chosen, now = selection(state, where), time.time()
+    spool = state.place().spool
     from mailflow.store.search import count_by, totals
 
-    chosen, now = selection(settings, where), time.time()
     if by is None:
-        found = totals(settings.spool, chosen, now)
+        found = totals(spool, chosen, now)
         if as_json:
             print(json.dumps(found._asdict()))
         else:
             states = f"{found.queued} queued, {found.deferred} deferred, {found.held} held"
             print(f"{plural(found.messages, 'message')}, {plural(found.recipients, 'recipient')}: {states}")
         return
-    counts = count_by(settings.spool, chosen, by, now)[:limit]
+    counts = count_by(spool, chosen, by, now)[:limit]
     if as_json:
         for c in counts:
             print(json.dumps({by: c.value, **_fields(c)}, ensure_ascii=False))
@@ -112,21 +140,17 @@ def _fields(count: Count) -> dict[str, Any]:
 @common
 def show(state: State, ids: tuple[int, ...], as_json: bool, content: bool) -> None:
     """Show one message. Exit code 1 when it is not in the queue."""
-    settings = state.load()
+    spool = state.place().spool
     from mailflow.store.reader import list_messages, read_content
 
-    message = next(list_messages(settings.spool, ids), None)
+    message = next(list_messages(spool, ids), None)
     if message is None:
         raise click.ClickException(f"{format_id(ids[0])}: not in the queue")
     if content:
         sys.stdout.flush()
-        sys.stdout.buffer.write(read_content(settings.spool, ids[0]))
+        sys.stdout.buffer.write(read_content(spool, ids[0]))
         sys.stdout.buffer.flush()
     elif as_json:
         print(json.dumps(message_fields(message), ensure_ascii=False))
     else:
         print("\n".join(message_lines(message, details=True)))
-
-
-for _command in (*queue_change.COMMANDS, *queue_care.COMMANDS):
-    command.add_command(_command)

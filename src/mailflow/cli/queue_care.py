@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import click
 
 from mailflow.cli.context import State, common, control_client
 from mailflow.cli.listing import format_bytes, plural
-
-if TYPE_CHECKING:
-    from mailflow.settings import Settings
 
 _CANNOT = 2
 _WAITING = ("content", "quarantined")
@@ -38,12 +34,11 @@ def _check(state: State, full: bool, repair: bool, as_json: bool) -> int:
     JSON fields: kind (database, counter, content, quarantined, empty, orphan), id (null for the database), text, and
     with --repair done (what was done; "" when it waits for you).
     """
-    settings = state.load()
     from mailflow.errors import QueueError
 
     left = total = 0
     try:
-        for kind, number, text, done in _findings(settings, full=full, repair=repair):
+        for kind, number, text, done in _findings(state, full=full, repair=repair):
             total, left = total + 1, left + (not done or kind in _WAITING)
             if as_json:
                 entry = {"kind": kind, "id": number, "text": text}
@@ -59,18 +54,21 @@ def _check(state: State, full: bool, repair: bool, as_json: bool) -> int:
     return 1 if left else 0
 
 
-def _findings(settings: Settings, *, full: bool, repair: bool) -> Iterator[tuple[str, str | None, str, str]]:
+def _findings(state: State, *, full: bool, repair: bool) -> Iterator[tuple[str, str | None, str, str]]:
     """Kind, queue id, what is wrong, what was done."""
     from mailflow.ids import format_id
-    from mailflow.store.check import check
-    from mailflow.store.repair import repair as mend_all
 
     if repair:
+        from mailflow.store.repair import repair as mend_all
+
+        settings = state.load()
         for mended in mend_all(settings.spool, settings.queue, full=full):
             found = mended.finding
             yield found.kind.value, format_id(found.id) if found.id else None, found.text, mended.done
     else:
-        for finding in check(settings.spool, full=full):
+        from mailflow.store.check import check
+
+        for finding in check(state.place().spool, full=full):
             yield finding.kind.value, format_id(finding.id) if finding.id else None, finding.text, ""
 
 
@@ -86,16 +84,14 @@ def _sum(total: int, left: int, *, repair: bool) -> str:
 @common
 def _compact(state: State, as_json: bool) -> None:
     """Give disk space back that the queue does not use any more. The server may run; it is not held up."""
-    settings = state.load()
-    given = sum(_steps(settings))
+    given = sum(_steps(state))
     print(json.dumps({"bytes": given}) if as_json else f"{format_bytes(given)} given back to the disk")
 
 
-def _steps(settings: Settings) -> Iterator[int]:
+def _steps(state: State) -> Iterator[int]:
     from mailflow.control.client import NoServer
-    from mailflow.store.offline import open_offline
 
-    client = control_client(settings)
+    client = control_client(state.place())
     if client is not None:
         try:
             for entry in client.compact():
@@ -104,6 +100,9 @@ def _steps(settings: Settings) -> Iterator[int]:
             pass
         else:
             return
+    settings = state.load()
+    from mailflow.store.offline import open_offline
+
     with open_offline(settings.spool, settings.queue) as queue:
         yield from queue.compact()
 

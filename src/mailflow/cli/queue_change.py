@@ -47,11 +47,10 @@ def _changing(name: str, about: str) -> click.Command:
         as_json: bool,
     ) -> int:
         _check_choice(ids, where, everything)
-        settings = state.load()
-        chosen = selection(settings, where, ids, limit)
+        chosen = selection(state, where, ids, limit)
         each = as_json or bool(ids)
         seen, messages, recipients = set(), 0, 0
-        for entry in _act(settings, name, chosen):
+        for entry in _act(state, name, chosen):
             messages, recipients = messages + 1, recipients + entry["recipients"]
             if ids:
                 seen.add(entry["id"])
@@ -103,11 +102,10 @@ def _flush(
         raise click.UsageError("--all goes with nothing else")
     if site and "destination" in where:
         raise click.UsageError("give the destination once")
-    settings = state.load()
     if site:
-        where["destination"] = site = destination_of(settings, site)
+        where["destination"] = site = destination_of(state, site)
     messages = recipients = 0
-    for entry in _act(settings, "flush", selection(settings, where, ids, limit)):
+    for entry in _act(state, "flush", selection(state, where, ids, limit)):
         messages, recipients = messages + 1, recipients + entry["recipients"]
     if as_json:
         print(json.dumps({"messages": messages, "recipients": recipients}))
@@ -124,13 +122,13 @@ COMMANDS = (
 )
 
 
-def _act(settings: Settings, name: str, chosen: Selection) -> Iterator[dict[str, Any]]:
+def _act(state: State, name: str, chosen: Selection) -> Iterator[dict[str, Any]]:
     """An entry {"id", "recipients"} for each message changed; one with very many recipients may have several in a row.
 
     Asks the running server, or does it when none runs. Raises ControlError, QueueError.
     """
     last: dict[str, Any] | None = None
-    for entry in _entries(settings, name, chosen):
+    for entry in _entries(state, name, chosen):
         if last and last["id"] == entry["id"]:
             last["recipients"] += entry["recipients"]
             continue
@@ -141,11 +139,11 @@ def _act(settings: Settings, name: str, chosen: Selection) -> Iterator[dict[str,
         yield last
 
 
-def _entries(settings: Settings, name: str, chosen: Selection) -> Iterator[dict[str, Any]]:
+def _entries(state: State, name: str, chosen: Selection) -> Iterator[dict[str, Any]]:
     from mailflow.control.client import NoServer
     from mailflow.store.filters import to_json
 
-    client = control_client(settings)
+    client = control_client(state.place())
     if client is not None:
         try:
             yield from client.change(name, to_json(chosen))
@@ -153,7 +151,7 @@ def _entries(settings: Settings, name: str, chosen: Selection) -> Iterator[dict[
             pass
         else:
             return
-    yield from _offline(settings, name, chosen)
+    yield from _offline(state.load(), name, chosen)
 
 
 def _offline(settings: Settings, name: str, chosen: Selection) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mailflow.cli.context import State
 from mailflow.ids import parse_id
 
 if TYPE_CHECKING:
-    from mailflow.settings import Settings
     from mailflow.store.values import Selection
 
 STATES = ("queued", "deferred", "held", "due")
@@ -28,7 +28,7 @@ def parse_ids(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> 
 
 
 def _age(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    from mailflow.setting import parse_duration
+    from mailflow.units import parse_duration
 
     try:
         return None if text is None else time.time() - parse_duration(text)
@@ -37,7 +37,7 @@ def _age(_: click.Context, __: click.Parameter, text: str | None) -> float | Non
 
 
 def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
-    from mailflow.setting import parse_size
+    from mailflow.units import parse_size
 
     try:
         return None if text is None else parse_size(int(text) if text.isdigit() else text)
@@ -95,21 +95,19 @@ def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def selection(
-    settings: Settings, where: dict[str, Any], ids: tuple[int, ...] = (), limit: int | None = None
-) -> Selection:
-    """What the options mean; everything when there are none."""
+def selection(state: State, where: dict[str, Any], ids: tuple[int, ...] = (), limit: int | None = None) -> Selection:
+    """What the options mean; everything when there are none. The settings are loaded when they say where a domain's mail goes."""
     from mailflow.store.values import Selection
 
     if not where and not ids:
         return Selection(everything=True, limit=limit)
     where = dict(where)
     if "destination" in where:
-        _to_site(settings, where)
+        _to_site(state, where)
     return Selection(ids=ids or None, limit=limit, **where)
 
 
-def _to_site(settings: Settings, where: dict[str, Any]) -> None:
+def _to_site(state: State, where: dict[str, Any]) -> None:
     """A domain's mail: where it goes, and when that is a relay host for many, only what is for this domain."""
     name = where["destination"]
     if name.startswith(_TRANSPORTS):
@@ -117,18 +115,21 @@ def _to_site(settings: Settings, where: dict[str, Any]) -> None:
     if "*" in name:
         where["destination"] = f"*:{name}"
         return
-    where["destination"] = destination_of(settings, name)
+    where["destination"] = destination_of(state, name)
     if where["destination"] != f"smtp:{name}" and not name.startswith("[") and "recipient" not in where:
         where["recipient"] = f"*@{name}"
 
 
-def destination_of(settings: Settings, name: str) -> str:
+def destination_of(state: State, name: str) -> str:
     """The destination of mail for a domain: "smtp:example.org"; a host in brackets is one itself."""
+    if name.startswith(_TRANSPORTS):
+        return name
+    if name.startswith("["):
+        return f"smtp:{name}"
+    settings = state.load()
     from mailflow.envelope import Route
     from mailflow.rewrite import Resolver
 
-    if name.startswith(_TRANSPORTS):
-        return name
     resolver = Resolver(settings.local, settings.relay, settings.route, hostname=settings.hostname)
-    route = None if name.startswith("[") else resolver.resolve(f"postmaster@{name}")
+    route = resolver.resolve(f"postmaster@{name}")
     return route.destination if isinstance(route, Route) and route.transport == "smtp" else f"smtp:{name}"

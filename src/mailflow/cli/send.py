@@ -74,7 +74,7 @@ def _send(state: State, settings: Settings, sender: str, recipients: list[str], 
     from mailflow.control.client import ControlError, NoServer
     from mailflow.errors import QueueError
 
-    client = control_client(settings)
+    client = control_client(state.place())
     try:
         try:
             if client is None:

@@ -15,11 +15,16 @@ from mailflow.cli.context import State, common, control_client
 @common
 def command(state: State, as_json: bool) -> None:
     """Show how the running server is doing. Exit code 1 when none runs."""
-    settings = state.load()
-    client = control_client(settings)
+    from mailflow.control.client import NoServer
+
+    client = control_client(state.place())
     if client is None:
         raise click.ClickException("the configuration has no control socket (control.enabled = false)")
-    status = client.status()
+    try:
+        status = client.status()
+    except NoServer:
+        state.load()  # perhaps a mistake in the configuration is why
+        raise
     if as_json:
         print(json.dumps(status, ensure_ascii=False))
     else:

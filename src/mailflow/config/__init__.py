@@ -4,12 +4,10 @@
     settings.origin("relay.host")        # "mailflow.toml:12"
 
 One `ConfigError` tells all mistakes (`errors.ConfigProblem`: file, line, key, accepted form), before anything has been
-started. The steps: `sources` gathers, `texts` reads values out of text, `positions` knows the lines, `check` judges,
-`suggest` guesses what was meant, `root` puts them in order, `show` writes the outcome down. None of them knows the
-settings themselves: the root settings class inherits `Root`, the parts own their sections, this package owns the format.
+started. The steps: `raw` reads files and names, `sources` gathers, `texts` reads values out of text, `positions` knows
+the lines, `check` judges, `suggest` guesses what was meant, `root` puts them in order, `show` writes the outcome down.
+None of them knows the settings themselves: the root settings class inherits `Root`, the parts own their sections, this
+package owns the format.
+
+For commands that must start fast `peek` reads a few keys alone. Nothing is imported here, so that it stays alone.
 """
-
-from mailflow.config.positions import KeyPath, format_key
-from mailflow.config.root import Mistake, Root
-
-__all__ = ["KeyPath", "Mistake", "Root", "format_key"]

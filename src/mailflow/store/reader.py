@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from mailflow.envelope import ContentFile
 from mailflow.errors import QueueError
-from mailflow.store import contents, query
+from mailflow.store import query
 from mailflow.store.failure import failure
 from mailflow.store.schema import connect_read_only, database
 from mailflow.store.values import QueueCounts, QueuedMessage
@@ -64,6 +64,8 @@ def _page(
 
 def read_content(spool: Path, id: int) -> bytes:
     """The bytes of a message. Raises QueueError when it is not there, QueueDamaged when it does not match its id."""
+    from mailflow.store import contents  # a listing, which starts often, needs none
+
     with closing(_open(spool)) as db:
         content = _asked(spool, lambda: contents.read(db, spool, [id])[id])
     if isinstance(content, QueueError):
