@@ -91,12 +91,13 @@ def test_ten_large_messages_at_once_stay_in_memory_bounds(serve: Serve) -> None:
 
 def test_a_message_over_the_limit_is_refused_while_it_streams(serve: Serve) -> None:
     server = serve(limits={"message_size": "5MiB"})
-    reply = send_large(server.port, "alice@example.test")
-    assert reply.startswith("552 5.3.4")
+    for _ in range(3):
+        reply = send_large(server.port, "alice@example.test")
+        assert reply.startswith("552 5.3.4")
     assert server.mailbox("alice") == []
     assert send_large(server.port, "alice@example.test", 3 * 2**20).startswith("250 ")
     server.wait_mail("alice")
-    assert len(content_files(server)) == 1
+    assert len(content_files(server)) <= 2, "the file of a refused message is used again, if it is free by then"
 
 
 def test_a_large_message_to_a_maildir_is_whole(serve: Serve) -> None:
