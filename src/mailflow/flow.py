@@ -90,10 +90,9 @@ class Flow:
     async def start(self) -> None:
         """Takes up what an earlier run left in the queue: everything undone is in the backlog."""
         async for destination, new, deferred in self._queue.destinations():
-            if new is not None:
-                self._backlog.note(destination, _NEW, new)
-            if deferred is not None:
-                self._backlog.note(destination, _DEFERRED, deferred)
+            for lane, due in ((_NEW, new), (_DEFERRED, deferred)):
+                if due is not None:
+                    self._backlog.note(destination, lane, due)
         self.pump()
 
     async def close(self, grace: float) -> None:
@@ -355,8 +354,7 @@ class Flow:
 
     def _commit(self, message: Message, conclusion: Conclusion, new: list[Message]) -> None:
         settlement = Settlement(message, conclusion.done, conclusion.deferred, new)
-        done = partial(self._settled, settlement, conclusion)
-        self._queue.settle(settlement, done)  # POINT TWO: all of it, or nothing
+        self._queue.settle(settlement, partial(self._settled, settlement, conclusion))  # POINT TWO: all or nothing
 
     def _settled(self, settlement: Settlement, conclusion: Conclusion, error: QueueError | None) -> None:
         """The consequences are on disk."""
