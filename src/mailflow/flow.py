@@ -315,7 +315,7 @@ class Flow:
         conclusion = conclude(delivery, self._policy, self._now(), clock)
         feedback = _GOOD if state is _WELL else _FEEDBACK[state]
         self._scheduler.report(job, feedback, clock)
-        if len(self._scheduler) > CROWD:
+        if len(self._scheduler) > CROWD and self._scheduler.waiting(job.destination) > CROWD:
             self._pressure.sent(clock - delivery.started)
         if conclusion.returned:
             self._take_back(delivery.message, conclusion.returned, job.lane)

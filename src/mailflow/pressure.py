@@ -37,7 +37,7 @@ HOLD_SECONDS = 1.0
 MOVED_PER_ANSWER = 3
 """Taking a message in costs about as much as sending one out, so this leaves delivery more than half of its rate."""
 CROWD = 250
-"""Deliveries that wait in memory from which on there are enough of them: what a loop sends in a twentieth of a second."""
+"""Deliveries to one destination that wait in memory; more than a loop sends in a twentieth of a second is enough."""
 PROMPT_ROUNDS = 4
 """A delivery that takes no more rounds of the loop than this waits for the loop, and not for its destination."""
 CROWDED_SECONDS = 2 * LOOK_SECONDS
@@ -96,7 +96,7 @@ class BackPressure:
             self._credit = 0
 
     def sent(self, seconds: float) -> None:
-        """A delivery has ended, which took so long, and more than `CROWD` wait."""
+        """A delivery has ended, which took so long, and more than `CROWD` wait for the same destination."""
         now = self._clock()
         if now - self._looked >= LOOK_SECONDS:
             self._look()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailflow.delivery.request import Delivery, Done
-from mailflow.pressure import CROWDED_SECONDS, HOLD_SECONDS, LOOK_SECONDS, MOVED_PER_ANSWER, BackPressure
+from mailflow.pressure import CROWD, CROWDED_SECONDS, HOLD_SECONDS, LOOK_SECONDS, MOVED_PER_ANSWER, BackPressure
 from mailflow.smtp.reply import Reply, reply
 from tests.fakes.agent import TAKEN, FakeAgent
 from tests.flow.bench_of_parts import Bench
@@ -178,3 +178,26 @@ def test_new_mail_for_a_mute_host_leaves_room_to_read_others_back(tmp_path: Path
 
     wide = {"initial_window": 20, "max_window": 20}
     play(tmp_path / "spool", story, agent, content_memory=1_200_000, scheduler=wide)
+
+
+@pytest.mark.wish(62)
+def test_only_a_crowd_for_a_prompt_host_holds_clients_up(tmp_path: Path) -> None:
+    """However much mail waits for a mute one, it is none of the others' affair."""
+    agent = MuteHost(None)
+
+    async def story(b: Bench) -> None:
+        for n in range(CROWD + 20):
+            await b.submit(f"u{n}@mute.example")
+        await b.until(lambda: len(b.scheduler) > CROWD)
+        pressure = b.flow._pressure
+        pressure._round = 5.0  # whoever answers within 20 s is prompt
+        for n in range(3):
+            await b.submit(f"u{n}@good.example")
+            assert (await b.receipt.wait(5)).ok
+        assert pressure._crowded_at < 0
+        agent.answer = lambda _address: TAKEN  # it answers now, and at once
+        agent.finish()
+        await b.empty()
+        assert pressure._crowded_at > 0
+
+    play(tmp_path / "spool", story, agent)

@@ -216,6 +216,11 @@ class Scheduler:
         site = self._sites.get(destination)
         return site is not None and site.dead
 
+    def waiting(self, destination: str) -> int:
+        """Jobs of this destination that wait."""
+        site = self._sites.get(destination)
+        return site.waiting if site is not None else 0
+
     def dead_until(self, destination: str) -> float:
         """When the next probe of a dead destination is due; 0.0 when it is not dead."""
         site = self._sites.get(destination)
