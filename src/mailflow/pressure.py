@@ -29,7 +29,7 @@ Answer = Callable[[Reply], None]
 
 LOOK_SECONDS = 0.05
 """How often it is looked whether the loop has time left."""
-ROUND_SECONDS = 0.003
+ROUND_SECONDS = 0.001
 """A round of the loop that takes this long has much to do: everybody with something ready gets one turn in it, so the
 more clients there are, the smaller is the share of what goes out."""
 HOLD_SECONDS = 1.0
