@@ -238,13 +238,13 @@ class Store:
     def _leaving(self, ids: list[int]) -> list[Any]:
         """The row of `statements.BATCH` for messages that leave; the segments are told."""
         ids.sort()
-        self._leave_segments(ids)
+        if self.segments.rows:
+            self._leave_segments(ids)
         return statements.gone(ids)
 
     def _leave_segments(self, ids: list[int]) -> None:
-        if self.segments.rows:
-            found = self.db.execute(statements.EXTENTS, (str(ids),)).fetchone()[0]
-            self.segments.leave(map(tuple, json.loads(found)))
+        found = self.db.execute(statements.EXTENTS, (str(ids),)).fetchone()[0]
+        self.segments.leave(map(tuple, json.loads(found)))
 
     def leave(self, ids: list[int]) -> None:
         """As `remove`, but contents in the database stay for `sweep`: each is a page to be written, and nobody needs it now."""
@@ -253,8 +253,9 @@ class Store:
         statements.RECIPIENT.delete(self.db, ids)
         if self.files.busy:
             statements.CONTENT.delete(self.db, [key for key in ids if self.files.has(key)])
-        self._leave_segments(ids)
-        statements.EXTENT.delete(self.db, ids)
+        if self.segments.rows:
+            self._leave_segments(ids)
+            statements.EXTENT.delete(self.db, ids)
         # OR IGNORE: what a damaged database may have there already is no reason not to delete
         self.db.execute("INSERT OR IGNORE INTO leftover SELECT value FROM json_each(?)", (json.dumps(ids),))
         self.leftovers = True
