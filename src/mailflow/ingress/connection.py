@@ -74,18 +74,18 @@ class Connection(Fronted):
         """A header, much, or the second read of a turn."""
         before = self._transport
         if self.take():
-            self._hall.turn.add(self)
+            self.flush()
         if self._core is None:
             self._read_header(data)
         elif self._transport is before:
             self._input = data
             if self.take():
-                self._hall.turn.add(self)
+                self.flush()
         elif isinstance(self._transport, TlsLayer):  # STARTTLS came first: from there on everything is TLS
             self._transport.data_received(data)
 
     def take(self) -> bool:
-        """Deals with what came, if that has not happened already; whether there are replies to be written."""
+        """Deals with what came, if that has not happened already; whether there is something for `flush` to do."""
         data, core = self._input, self._core
         if data is None or core is None:
             return False
@@ -95,10 +95,7 @@ class Connection(Fronted):
             core.feed(data)
         except Exception:  # noqa: BLE001 - one session's mishap must not harm the others
             self._crashed(core)
-        if core.closing or core.input or self._leaving:
-            self._flush(core)
-            return False
-        return bool(core.out)
+        return bool(core.out or core.closing or core.input or self._leaving)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone. What came before that still counts: it may end a message."""
@@ -143,10 +140,7 @@ class Connection(Fronted):
             self._crashed(core)
         if self._held & _PENDING_ANSWER and not (core.pending and len(core.input) > WAITING_INPUT_BYTES):
             self._go_on(_PENDING_ANSWER)
-        if core.closing or core.input or self._leaving:
-            self._flush(core)
-        elif core.out:
-            self._hall.turn.add(self)
+        self._hall.turn.add(self)
 
     def hold(self) -> None:
         """The message cannot be taken in as fast as it comes."""
@@ -230,31 +224,21 @@ class Connection(Fronted):
             self.insecure("shutting down")
             self.cut()
         elif self._core is not None:
-            self._flush(self._core)
+            self.flush()
 
     def flush(self) -> None:
-        """Writes the replies that wait, if the connection is still there and they did not leave otherwise."""
+        """Writes the replies that wait in one go, and sees to what follows from them."""
         core, transport = self._core, self._transport
-        if core is not None and transport is not None and not transport.is_closing():
-            out = core.out
-            if len(out) == 1:
-                transport.write(out.pop())
-            elif out:
-                self._flush(core)
-
-    # Helpers
-
-    def _flush(self, core: ServerCore) -> None:
-        """Writes the replies of this flight in one go, and sees to what follows from them."""
-        transport = self._transport
-        if transport is None:
+        if core is None or transport is None:
             return
         out = core.out
-        if out:
-            transport.write(b"".join(out))
+        if out and not transport.is_closing():
+            transport.write(out[0] if len(out) == 1 else b"".join(out))
             out.clear()
         if core.closing or core.input or self._leaving:
             self._follow_up(core)
+
+    # Helpers
 
     def _follow_up(self, core: ServerCore) -> None:
         if core.closing:
@@ -273,7 +257,7 @@ class Connection(Fronted):
         core = self._core
         if core is not None and not self.closing:
             core.fail(answer)
-            self._flush(core)
+            self.flush()
 
     def _crashed(self, core: ServerCore) -> None:
         session = self._session

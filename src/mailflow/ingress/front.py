@@ -148,7 +148,7 @@ class Fronted(asyncio.Protocol):
             profile = profile.secured or profile
         self._core = core = ServerCore(profile, session, tls=layer is not None)
         hall.desk.log.event("connect", level=10, client=session.client)
-        self._flush(core)
+        hall.turn.add(cast("Connection", self))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection is gone, for whatever reason."""
@@ -264,10 +264,6 @@ class Fronted(asyncio.Protocol):
         self._hall.desk.log.event(event, level, client=client, reason=reason)
 
     # Helpers
-
-    def _flush(self, core: ServerCore) -> None:
-        """Writes the replies of this flight."""
-        raise NotImplementedError
 
     def _turn_away(self, answer: Reply) -> None:
         if self._transport is not None:
