@@ -2,7 +2,7 @@
 
 These are the values that every part of mailflow hands on. A `Message` exists from the moment its
 content is complete until its last recipient has left the queue; the queue stores it, the scheduler
-orders its recipients, the delivery agents carry them out. `Peer`, `Options` and `Route` are frozen.
+orders its recipients, the delivery agents carry them out. `Peer`, `Options` and `Route` never change.
 `Message` and `Recipient` are plain slotted objects because one is made for each message on the hot
 path (a frozen one costs three times as much); only the queue and the flow change them.
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mailflow.ids import format_id
 
@@ -82,9 +82,8 @@ AddressKind = Literal["local", "relay", "remote"]
 not ours, and only those may write to it through us who may send anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where an address goes: the answer of `rewrite.resolve`."""
+class Route(NamedTuple):
+    """Where an address goes: the answer of `rewrite.resolve`. A tuple, as one is made for each recipient."""
 
     transport: str
     next_hop: str

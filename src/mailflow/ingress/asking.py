@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 from mailflow.ingress.abuse.conduct import Conduct
 from mailflow.ingress.policy.names import ClientNames
@@ -137,7 +137,7 @@ class Asked:
 
     def _go_through(self, questions: Iterator[Ask]) -> Awaitable[Finding] | None:
         """Asks until one refuses (then `_verdict` is set) or has to wait."""
-        situation = cast("Situation", self)
+        situation: Situation = self  # type: ignore[assignment] # its subclass is one
         for question in questions:
             found = question(situation)
             if found is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from typing import TYPE_CHECKING, cast
 
 from mailflow.ingress.hall import Hall
 from mailflow.ingress.session import Session
@@ -21,9 +20,6 @@ from mailflow.net.tls_layer import TlsLayer
 from mailflow.smtp import replies
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
-
-if TYPE_CHECKING:
-    from mailflow.ingress.connection import Connection
 
 _MAPPED = "::ffff:"
 """Before an IPv4 address on a socket for both families (RFC 4291 §2.5.5.2), as systemd hands over."""
@@ -110,7 +106,7 @@ class Fronted(asyncio.Protocol):
             self._turn_away(replies.TOO_MANY_SESSIONS)
             return False
         self._admitted = address
-        hall.connections.add(cast("Connection", self))
+        hall.connections.add(self)  # type: ignore[arg-type] # nobody makes half a connection
         return True
 
     def _dismiss(self) -> None:
@@ -119,7 +115,7 @@ class Fronted(asyncio.Protocol):
         if self._admitted is not None:
             hall.counts.release(self._admitted)
             self._admitted = None
-            hall.connections.discard(cast("Connection", self))
+            hall.connections.discard(self)
             if not hall.connections:
                 hall.empty.set()
 
@@ -139,16 +135,16 @@ class Fronted(asyncio.Protocol):
     def _greet(self, address: str, port: int, via: str = "", layer: TlsLayer | None = None) -> None:
         hall = self._hall
         make = hall.desk.panel.session or Session
-        self._session = session = make(hall.desk, cast("Connection", self), address, port)
+        self._session = session = make(hall.desk, self, address, port)  # type: ignore[arg-type]
         profile = hall.profile_for(session)
         if via:
             session.identify(via=via)
         if layer is not None:
             session.identify(tls=layer.words, certificate=layer.certificate)
             profile = profile.secured or profile
-        self._core = core = ServerCore(profile, session, tls=layer is not None)
+        self._core = ServerCore(profile, session, tls=layer is not None)
         hall.desk.log.event("connect", level=10, client=session.client)
-        hall.turn.add(cast("Connection", self))
+        hall.turn.add(self)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection is gone, for whatever reason."""

@@ -40,6 +40,7 @@ _START, _READY, _MAIL, _RCPT, _DATA, _CHUNKS = State
 # What a message without trouble is answered with: a handler gives these very objects, and their bytes are known.
 _MAIL_OK, _MAIL_OK_BYTES = replies.MAIL_OK, replies.MAIL_OK.encode()
 _RCPT_OK, _RCPT_OK_BYTES = replies.RCPT_OK, replies.RCPT_OK.encode()
+_BYE, _BYE_BYTES = replies.BYE, replies.BYE.encode()
 
 
 NO_CHUNKS = ChunkScanner(0, 0)
@@ -342,7 +343,10 @@ class Conversation:
         self._hear(self._handler.said("QUIT", "", replies.BYE), Conversation._left)
 
     def _left(self, answer: Reply) -> None:
-        self._say(answer)
+        if answer is _BYE:
+            self.out.append(_BYE_BYTES)
+        else:
+            self._say(answer)
         self.abandon()
 
     # Helpers of the verbs

@@ -204,6 +204,9 @@ class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
             if usual := usual_path(USUAL_MAIL, line):
                 self._sender(usual[0], usual[1])
                 return
+            if line == b"QUIT":
+                self._quit("")
+                return
         elif state is _RCPT or state is _MAIL:
             if line == b"DATA":
                 self._data("")

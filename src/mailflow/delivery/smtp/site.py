@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from mailflow.delivery.request import Fact, Stage, Trouble
 from mailflow.delivery.settings import SmtpSettings
@@ -210,7 +210,7 @@ class Site:
 
     def finished(self, connection: Connection, transaction: Transaction) -> None:
         """A transaction has all its answers: the connection is free before the job ends, as its end may bring the next."""
-        job = cast("Job", transaction)
+        job: Job = transaction  # type: ignore[assignment] # a connection is given nothing else
         reply = job.delivered()
         if reply is not None:
             self._delivered(connection, job, reply)

@@ -34,14 +34,11 @@ class RelayControl:
 
     def trusts(self, client: str) -> bool:
         """Whether the client at this IP address may send anywhere. False for what is no IP address."""
-        return self._everyone or self._known_address(client)
-
-    def _known_address(self, client: str) -> bool:
         known = self._known.get(client)
         if known is None:
             if len(self._known) >= CACHED_CLIENTS:
                 self._known.clear()
-            known = self._known[client] = self._find(client)
+            known = self._known[client] = self._everyone or self._find(client)
         return known
 
     def admits(self, peer: Peer) -> bool:
@@ -51,7 +48,7 @@ class RelayControl:
         """
         if peer.login:
             return True
-        return self._known_address(peer.address) if peer.via else self.trusts(peer.address)
+        return self._find(peer.address) if peer.via and self._everyone else self.trusts(peer.address)
 
     def _find(self, client: str) -> bool:
         try:
