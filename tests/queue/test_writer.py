@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mailflow.queue import Queue, Settlement
+from mailflow.store import writer as writer_module
 from mailflow.store.writer import Writer
-from tests.queue.helpers import everything, make, put, with_queue
+from tests.queue.helpers import everything, make, put, settle, with_queue
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["all stored", "one refused"])
@@ -81,5 +82,45 @@ def test_an_error_that_nobody_foresaw_is_told_to_all_and_the_thread_goes_on(tmp_
         assert len(failed) == 1
         assert writer.failed
         await writer.close()
+
+    with_queue(tmp_path, body)
+
+
+def test_a_settlement_waits_for_mail_to_share_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "PATIENCE_SECONDS", 3600.0)
+
+    async def body(queue: Queue) -> None:
+        first, second = make(queue), make(queue)
+        await put(queue, first)
+        await put(queue, second)
+        commits = queue._writer.mail_commits
+        answers: list[object] = []
+        queue.settle(Settlement(first, first.recipients), answers.append)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert await put(queue, make(queue)) is None
+        assert answers == [None]
+        assert queue._writer.mail_commits == commits + 1
+        bounce = make(queue)
+        async with asyncio.timeout(20):  # nor does what makes new mail wait
+            assert await settle(queue, second, second.recipients, new=[bounce]) is None
+        queue.settle(Settlement(bounce, bounce.recipients), answers.append)
+        await queue.close()
+        assert answers == [None, None], "closing waits for nobody"
+
+    with_queue(tmp_path, body)
+
+
+def test_a_settlement_without_mail_behind_it_waits_no_longer_than_it_must(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "PATIENCE_SECONDS", 0.001)
+
+    async def body(queue: Queue) -> None:
+        for _ in range(3):
+            message = make(queue)
+            await put(queue, message)
+            async with asyncio.timeout(20):
+                assert await settle(queue, message, message.recipients) is None
 
     with_queue(tmp_path, body)

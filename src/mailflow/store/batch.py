@@ -36,6 +36,8 @@ class Admin:
 class Batch:
     """One group commit. It belongs to the loop or to the thread at any time, so there is no lock."""
 
+    patient: bool = False
+    """Nobody waits for anything in it yet: it has settlements only."""
     messages: list[Message] = field(default_factory=list)
     message_done: list[Done] = field(default_factory=list)
     work: list[Settlement] = field(default_factory=list)

@@ -32,6 +32,9 @@ BATCH_WEIGHT = 8 * 2**20
 """A batch ends with the message or settlement that reaches this (bytes); the rest is the next batch."""
 SETTLEMENT_WEIGHT = 4 * 1024
 """What a settlement counts for there, so that a batch has some 2,000 of them; new messages beside it count too."""
+PATIENCE_SECONDS = 0.005
+"""How long settlements wait for new mail to share its commit: nobody waits for them, and a commit that they have to
+themselves keeps the mail behind it waiting."""
 RETRY_SECONDS = 1.0
 """How soon settlements are written again that a full disk kept out, when nothing else is being written."""
 LOOK_SECONDS = 1.0
@@ -60,6 +63,7 @@ class Writer:
         """The last of `_next`, while it takes more."""
         self._busy = False
         self._scheduled = False
+        self._patience: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._looked = loop.time()
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
@@ -81,7 +85,7 @@ class Writer:
 
     def enqueue(self, message: Message, done: Done) -> None:
         """`done(None)` when the message is durable, `done(error)` when it is not in the queue."""
-        batch = self._open or self._begin()
+        batch = self._urgent()
         batch.messages.append(message)
         batch.message_done.append(done)
         size = weight(message)
@@ -92,7 +96,7 @@ class Writer:
 
     def settle(self, settlement: Settlement, done: Done | None) -> None:
         """`done(None)` when it is durable; `done(error)` only when the store has failed for good."""
-        batch = self._open or self._begin()
+        batch = self._urgent() if settlement.new else self._open or self._begin(patient=True)
         batch.work.append(settlement)
         batch.work_done.append(done or _nobody)
         size = SETTLEMENT_WEIGHT
@@ -105,7 +109,7 @@ class Writer:
 
     def administer(self, admin: Admin) -> None:
         """Runs the next step of an administrator's command, with the next batch."""
-        (self._open or self._begin()).admin.append(admin)
+        self._urgent().admin.append(admin)
 
     # Room
 
@@ -115,10 +119,10 @@ class Writer:
         Has it looked up at once, if the last look said so; the thread decides about what is let in meanwhile.
         """
         if size <= self.room.most:
-            (self._open or self._begin()).look = True
+            self._urgent().look = True
             return True
         if self._loop.time() - self._looked >= LOOK_SECONDS:
-            (self._open or self._begin()).look = True
+            self._urgent().look = True
         return False
 
     async def admit(self, size: int) -> bool:
@@ -126,7 +130,7 @@ class Writer:
         fresh = self._loop.time() - self._looked < LOOK_SECONDS
         if self.room.promise(size) and fresh:
             return True
-        batch = self._open or self._begin()
+        batch = self._urgent()
         batch.look = True
         looked: asyncio.Future[None] = self._loop.create_future()
         batch.lookers.append(looked)
@@ -135,18 +139,40 @@ class Writer:
 
     # To the thread and back
 
-    def _begin(self) -> Batch:
+    def _urgent(self) -> Batch:
+        """The batch for what somebody waits for."""
+        batch = self._open
+        if batch is None:
+            return self._begin(patient=False)
+        if batch.patient:
+            batch.patient = False
+            self._schedule()
+        return batch
+
+    def _begin(self, *, patient: bool) -> Batch:
         """A new batch; it is handed over when the thread is done with the last one and the loop has come round."""
-        batch = self._open = Batch()
+        batch = self._open = Batch(patient=patient)
         self._next.append(batch)
         self._schedule()
         return batch
 
     def _schedule(self) -> None:
         """Has the next batch handed over after what is ready to run now: what that brings goes with it."""
-        if self._next and not self._busy and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._hand_over)
+        if self._busy or self._scheduled or not self._next:
+            return
+        if self._next[0].patient and len(self._next) == 1 and self._idle is None:
+            if self._patience is None:
+                self._patience = self._loop.call_later(PATIENCE_SECONDS, self._lose_patience)
+            return
+        self._scheduled = True
+        self._loop.call_soon(self._hand_over)
+
+    def _lose_patience(self) -> None:
+        """No mail came. A batch that was begun since the timer was set waits less than it might."""
+        self._patience = None
+        if self._next:
+            self._next[0].patient = False
+            self._schedule()
 
     def _hand_over(self) -> None:
         self._scheduled = False
