@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from mailflow.net.turn import Turn
 
 
@@ -29,20 +31,6 @@ def test_what_is_written_waits_for_the_end_of_the_turn_and_leaves_in_order() -> 
         turn.add(Writer("d", said))
         await asyncio.sleep(0)
         assert said[3:] == ["d"], "each once, and the next turn anew"
-
-    asyncio.run(main())
-
-
-def test_one_that_fails_keeps_no_other_waiting() -> None:
-    async def main() -> None:
-        said: list[str] = []
-        failed: list[str] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(str(context["exception"])))
-        turn = Turn()
-        turn.add(Writer("broken", said, broken=True))
-        turn.add(Writer("next", said))
-        await asyncio.sleep(0)
-        assert (said, failed) == (["next"], ["broken"])
 
     asyncio.run(main())
 
@@ -94,15 +82,20 @@ def test_what_one_reader_hands_on_to_another_is_read_in_the_next_turn() -> None:
     asyncio.run(main())
 
 
-def test_a_reader_that_fails_keeps_no_other_waiting() -> None:
+@pytest.mark.parametrize("reading", [False, True], ids=["writing", "reading"])
+def test_one_that_fails_keeps_no_other_waiting(reading: bool) -> None:
     async def main() -> None:
         said: list[str] = []
         failed: list[str] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(str(context["exception"])))
         turn = Turn()
-        turn.read(BrokenReader("broken", said))
-        turn.read(Reader("next", said))
+        if reading:
+            turn.read(BrokenReader("broken", said))
+            turn.read(Reader("next", said))
+        else:
+            turn.add(Writer("broken", said, broken=True))
+            turn.add(Writer("next", said))
         await asyncio.sleep(0)
-        assert (said, failed) == (["read next", "next"], ["broken"])
+        assert (said, failed) == ([*["read next"] * reading, "next"], ["broken"])
 
     asyncio.run(main())
