@@ -140,7 +140,10 @@ class Connection(Fronted):
             self._crashed(core)
         if self._held & _PENDING_ANSWER and not (core.pending and len(core.input) > WAITING_INPUT_BYTES):
             self._go_on(_PENDING_ANSWER)
-        self._hall.turn.add(self)
+        if core.closing:  # at once, as in `_greet`
+            self.flush()
+        else:
+            self._hall.turn.add(self)
 
     def hold(self) -> None:
         """The message cannot be taken in as fast as it comes."""

@@ -142,9 +142,14 @@ class Fronted(asyncio.Protocol):
         if layer is not None:
             session.identify(tls=layer.words, certificate=layer.certificate)
             profile = profile.secured or profile
-        self._core = ServerCore(profile, session, tls=layer is not None)
+        self._core = core = ServerCore(profile, session, tls=layer is not None)
         hall.desk.log.event("connect", level=10, client=session.client)
-        hall.turn.add(self)  # type: ignore[arg-type]
+        if (
+            core.closing
+        ):  # at once, before it says more: what is not read when we close resets the connection, and may overtake this
+            self.flush()
+        else:
+            hall.turn.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """The connection is gone, for whatever reason."""
@@ -260,6 +265,10 @@ class Fronted(asyncio.Protocol):
         self._hall.desk.log.event(event, level, client=client, reason=reason)
 
     # Helpers
+
+    def flush(self) -> None:
+        """Writes the replies that wait."""
+        raise NotImplementedError
 
     def _turn_away(self, answer: Reply) -> None:
         if self._transport is not None:
