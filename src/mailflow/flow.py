@@ -66,8 +66,8 @@ class Flow:
         self._now, self._clock = parts.now, parts.clock
         self._time = QueueTime(parts.now, parts.clock, self._clock_was_set)
         self._policy = parts.policy
-        self._backlog = Backlog()
-        self._loader = Loader(parts.queue, self._backlog, parts.scheduler, self._room, self._loaded, self._time)
+        backlog = self._backlog = Backlog()
+        self._loader = Loader(parts.queue, backlog, parts.scheduler, self._room, self._loaded, self._time, parts.lost)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
         self._crowds = Crowds(parts.recipients_per_delivery, parts.scheduler.settings.max_window)

@@ -10,6 +10,7 @@ from mailflow.budget import Budget
 from mailflow.cleanup import Cleaner
 from mailflow.delivery.request import Agent
 from mailflow.envelope import Message
+from mailflow.ids import format_id
 from mailflow.journal import Journal
 from mailflow.queue import Queue
 from mailflow.report import DeliveryReport
@@ -43,3 +44,8 @@ class FlowParts:
     """The event loop's time."""
     reported: Reported
     """Told of every outcome once it is on disk: receipts of the Python API."""
+
+    def lost(self, message_id: int) -> None:
+        """A message's envelope is damaged: who is left of its recipients waits, on hold, for the operator (wish 82)."""
+        self.journal.lost(format_id(message_id))
+        self.queue.quarantine(message_id, lambda _changed: None)

@@ -75,6 +75,11 @@ class Journal:
         reason = f"{reason}; the message is put on hold (mailflow queue check says more)"
         self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=reason)
 
+    def lost(self, queue_id: str) -> None:
+        """Its envelope cannot be found: whose it was and from whom is not known."""
+        reason = "its envelope in the queue is damaged; its recipients are put on hold (mailflow queue check says more)"
+        self._event("warning", Level.ERROR, id=queue_id, reason=reason)
+
     def broken(self, message: Message, reason: str) -> None:
         """A delivery agent failed in a way that nobody foresaw; the attempt counts as a temporary failure."""
         self._event(

@@ -41,11 +41,12 @@ class Loader:
         room: Callable[[str, Lane], int],
         take: Callable[[Lane, list[Message]], None],
         time: QueueTime,
+        lost: Callable[[int], None],
     ) -> None:
         """`room(destination, lane)` says how many recipients may come with one slice; `take(lane, messages)` is given
-        what was loaded, the messages with one destination's recipients."""
+        what was loaded, the messages with one destination's recipients; `lost(id)` hears of those whose envelope is damaged."""
         self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
-        self._room, self._take, self._time = room, take, time
+        self._room, self._take, self._time, self._lost = room, take, time, lost
         self._loads: dict[asyncio.Future[Slice], set[tuple[int, int]]] = {}
         """The loads under way, each with what left memory since it began."""
 
@@ -107,6 +108,8 @@ class Loader:
             self._take(lane, [])  # so that a timer is set for it: nothing else may happen until then
             return
         found = load.result()
+        for message_id in found.lost:
+            self._lost(message_id)
         self._backlog.loaded(request, after=found.last, complete=found.complete, next_due=found.next_due, now=now)
         _strike(gone, found.messages)
         self._take(lane, found.messages)

@@ -163,8 +163,8 @@ async def test_waiting_for_a_connection_is_within_the_time_limit():
         PolicyServer(lambda _request: SILENT) as server,
         service(server, connections=1, time_limit="100ms") as it,
     ):
-        assert await asyncio.gather(consult(it), consult(it), consult(it)) == [DEFAULT] * 3
-        assert len(server.requests) <= 1  # the others gave up while they waited
+        assert await asyncio.gather(*(consult(it) for _ in range(20))) == [DEFAULT] * 20
+        assert len(server.requests) < 10  # the others gave up while they waited, or each would have had its turn
         server.say = lambda _request: b"action=DUNNO\n\n"
         assert await until_it_answers(it) == ""  # and the place is free again
 

@@ -46,6 +46,7 @@ def test_what_left_memory_before_a_load_began_is_not_struck_from_it() -> None:
             lambda _destination, _lane: 100,
             take,
             QueueTime(lambda: 5.0, lambda: 5.0),
+            lambda _id: None,
         )
         backlog.note("smtp:a", Lane.NEW, 1.0)
         loader.pump()
@@ -70,6 +71,7 @@ def test_a_load_that_failed_hands_over_nothing_so_that_its_caller_sets_a_timer()
             lambda _destination, _lane: 100,
             lambda _lane, messages: taken.append(messages),
             QueueTime(lambda: 5.0, lambda: 5.0),
+            lambda _id: None,
         )
         backlog.note("smtp:a", Lane.DEFERRED, 1.0)
         loader.pump()
@@ -100,6 +102,7 @@ def test_when_memory_is_full_the_others_are_not_asked_one_by_one() -> None:
             room,
             lambda _lane, _messages: None,
             QueueTime(lambda: 5.0, lambda: 5.0),
+            lambda _id: None,
         )
         for n in range(1000):
             backlog.note(f"smtp:{n}", Lane.NEW, 1.0)

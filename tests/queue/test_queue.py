@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mailflow.backlog import NEVER
 from mailflow.envelope import HELD, Options, Recipient
 from mailflow.errors import QueueDamaged, QueueError, QueueFull
 from mailflow.queue import Position, Queue, Settlement
 from mailflow.store.reader import list_messages
-from tests.queue.helpers import PEER, Clock, everything, make, put, settle, with_queue
+from tests.queue.helpers import PEER, Clock, called, everything, make, put, settle, with_queue
 
 
 @pytest.mark.wish(50)
@@ -333,3 +335,22 @@ def test_held_recipients_are_never_loaded(tmp_path: Path) -> None:
         assert (await queue.counts()).held == 1
 
     with_queue(tmp_path, body, Clock())
+
+
+@pytest.mark.wish(82)
+def test_recipients_whose_envelope_is_damaged_are_told_of_and_can_be_held(tmp_path: Path) -> None:
+    async def body(queue: Queue) -> None:
+        broken, whole = make(queue), make(queue)
+        await put(queue, broken)
+        await put(queue, whole)
+        destination = whole.recipients[0].destination
+        with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as db:
+            db.execute("DELETE FROM message WHERE id = ?", (broken.id,))
+        found = await queue.load(destination, None, NEVER, 100)
+        assert ([m.id for m in found.messages], list(found.lost)) == ([whole.id], [broken.id])
+        assert found.complete
+        await called(lambda call: queue.quarantine(broken.id, call))
+        found = await queue.load(destination, None, NEVER, 100)
+        assert ([m.id for m in found.messages], list(found.lost)) == ([whole.id], [])
+
+    with_queue(tmp_path, body)

@@ -43,8 +43,20 @@ def load(
         grouped.setdefault(row[0], []).append(rows.read_recipient(row))
     envelopes = {row[0]: row for row in _messages(db, list(grouped))}
     messages = [rows.read_message(envelopes[key], its) for key, its in grouped.items() if key in envelopes]
+    lost = _lost(db, [key for key in grouped if key not in envelopes]) if len(messages) < len(grouped) else ()
     last = found[-1]
-    return Slice(messages, Position(last[2], last[0], last[1]), complete=len(found) < limit, next_due=next_due)
+    return Slice(
+        messages, Position(last[2], last[0], last[1]), complete=len(found) < limit, next_due=next_due, lost=lost
+    )
+
+
+def _lost(db: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
+    """Those that have recipients and no envelope, in one snapshot: others have left since their recipients were read."""
+    sql = (
+        "SELECT DISTINCT message_id FROM recipient WHERE message_id IN (SELECT value FROM json_each(?))"
+        " AND NOT EXISTS (SELECT 1 FROM message WHERE id = message_id)"
+    )
+    return [row[0] for row in db.execute(sql, (json.dumps(ids),))]
 
 
 def _messages(db: sqlite3.Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:

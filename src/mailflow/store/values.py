@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class Slice:
     """Nothing due is behind `last`."""
     next_due: float | None = None
     """When the first of those is due that are not yet; None when there is none, held ones left out."""
+    lost: Sequence[int] = ()
+    """Messages whose recipients are here and whose envelope is not: the database is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
