@@ -67,7 +67,8 @@ class Flow:
         self._time = QueueTime(parts.now, parts.clock, self._clock_was_set)
         self._policy = parts.policy
         backlog = self._backlog = Backlog()
-        self._loader = Loader(parts.queue, backlog, parts.scheduler, self._room, self._loaded, self._time, parts.lost)
+        told = (parts.lost, parts.journal.unread)
+        self._loader = Loader(parts.queue, backlog, parts.scheduler, self._room, self._loaded, self._time, *told)
         self._active: dict[int, Message] = {}
         """Messages with a recipient in memory. There is never a second object for the same message."""
         self._crowds = Crowds(parts.recipients_per_delivery, parts.scheduler.settings.max_window)
@@ -88,11 +89,8 @@ class Flow:
     # Starting and ending
 
     async def start(self) -> None:
-        """Takes up what an earlier run left in the queue: everything undone is in the backlog."""
-        async for destination, new, deferred in self._queue.destinations():
-            for lane, due in ((_NEW, new), (_DEFERRED, deferred)):
-                if due is not None:
-                    self._backlog.note(destination, lane, due)
+        """Takes up what an earlier run left in the queue, or what nobody could find there before it was mended."""
+        await self._loader.survey()
         self.pump()
 
     async def close(self, grace: float) -> None:

@@ -46,6 +46,11 @@ def parse_id(text: str) -> int:
     return number
 
 
+def is_id(value: object) -> bool:
+    """Whether a value that stood in an id's place can be one."""
+    return type(value) is int and value > 0
+
+
 class IdSource:
     """Hands out ids: `max(now, last + 1)`, so they rise even when the clock steps back."""
 

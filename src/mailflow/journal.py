@@ -80,6 +80,16 @@ class Journal:
         reason = "its envelope in the queue is damaged; its recipients are put on hold (mailflow queue check says more)"
         self._event("warning", Level.ERROR, id=queue_id, reason=reason)
 
+    def unread(self, destination: str, reason: str) -> None:
+        """Mail of a destination that waits on disk cannot be read, and so is not delivered."""
+        reason = f"mail that waits for {destination} cannot be read, which is tried again (mailflow queue check says more): {reason}"
+        self._event("warning", Level.ERROR, reason=reason)
+
+    def inspected(self, finding: str, *, mended: bool = False) -> None:
+        """Something that the server found when it looked for damage in its queue, or what it did about it."""
+        advice = "" if mended else " (damaged: stop the server for mailflow queue check --repair)"
+        self._event("warning", Level.WARNING if mended else Level.ERROR, reason=f"the queue on disk: {finding}{advice}")
+
     def broken(self, message: Message, reason: str) -> None:
         """A delivery agent failed in a way that nobody foresaw; the attempt counts as a temporary failure."""
         self._event(

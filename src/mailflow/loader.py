@@ -26,6 +26,8 @@ LOOKS = 200
 """Destinations that are found to have no room, one after the other, before the loop gets its turn again."""
 RETRY_SECONDS = 5.0
 """Wait before a load that failed is tried again."""
+TELL_SECONDS = 60.0
+"""Between two lines in the log about loads that failed, whichever they are."""
 BLOCKED_SECONDS = 1.0
 """A destination without room is looked at again after this time even if none of its jobs ended."""
 
@@ -42,13 +44,23 @@ class Loader:
         take: Callable[[Lane, list[Message]], None],
         time: QueueTime,
         lost: Callable[[int], None],
+        unread: Callable[[str, str], None],
     ) -> None:
         """`room(destination, lane)` says how many recipients may come with one slice; `take(lane, messages)` is given
-        what was loaded, the messages with one destination's recipients; `lost(id)` hears of those whose envelope is damaged."""
+        what was loaded, the messages with one destination's recipients; `lost(id)` hears of those whose envelope is damaged,
+        `unread(destination, reason)` of a slice that cannot be read, at most once in TELL_SECONDS."""
         self._queue, self._backlog, self._scheduler = queue, backlog, scheduler
         self._room, self._take, self._time, self._lost = room, take, time, lost
+        self._unread, self._told = unread, -TELL_SECONDS
         self._loads: dict[asyncio.Future[Slice], set[tuple[int, int]]] = {}
         """The loads under way, each with what left memory since it began."""
+
+    async def survey(self) -> None:
+        """Notes all destinations that have mail on disk. Raises QueueError."""
+        async for destination, new, deferred in self._queue.destinations():
+            for lane, due in ((Lane.NEW, new), (Lane.DEFERRED, deferred)):
+                if due is not None:
+                    self._backlog.note(destination, lane, due)
 
     @property
     def loading(self) -> bool:
@@ -103,7 +115,9 @@ class Loader:
         gone = self._loads.pop(load)
         destination, lane, _ = request
         now = self._time.now()
-        if load.cancelled() or load.exception() is not None:
+        if load.cancelled() or (error := load.exception()) is not None:
+            if not load.cancelled():
+                self._tell(destination, str(error))
             self._backlog.postpone(destination, lane, now, now + RETRY_SECONDS)
             self._take(lane, [])  # so that a timer is set for it: nothing else may happen until then
             return
@@ -113,6 +127,12 @@ class Loader:
         self._backlog.loaded(request, after=found.last, complete=found.complete, next_due=found.next_due, now=now)
         _strike(gone, found.messages)
         self._take(lane, found.messages)
+
+    def _tell(self, destination: str, reason: str) -> None:
+        clock = self._time.clock()
+        if clock >= self._told + TELL_SECONDS:
+            self._told = clock
+            self._unread(destination, reason)
 
 
 def _strike(gone: set[tuple[int, int]], messages: list[Message]) -> None:

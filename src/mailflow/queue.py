@@ -23,12 +23,14 @@ from typing import Any
 from mailflow.envelope import Content, ContentFile, Message
 from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import IdSource
-from mailflow.store import query
+from mailflow.store import query, slices
 from mailflow.store.admin import AdminTask, Command, merged
 from mailflow.store.batch import Admin, Done, Task
+from mailflow.store.check import Finding
 from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
 from mailflow.store.failure import failure
+from mailflow.store.inspection import Inspection, ReindexTask
 from mailflow.store.leftovers import SweepTask
 from mailflow.store.lock import SpoolLock
 from mailflow.store.lookup import Lookups
@@ -196,7 +198,7 @@ class Queue:
         `retried`: those that were tried before, else those that were not. In order (due, message id, number); held ones
         are left out.
         """
-        return self._lookups.ask(lambda db: query.load(db, destination, after, until, limit, retried=retried))
+        return self._lookups.ask(lambda db: slices.load(db, destination, after, until, limit, retried=retried))
 
     def content(self, message: Message) -> asyncio.Future[Content]:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
@@ -277,6 +279,18 @@ class Queue:
                     self._step(task).add_done_callback(held)
 
         self._step(task).add_done_callback(held)
+
+    async def inspect(self) -> list[Finding]:
+        """What is wrong with the database as a whole (store/inspection.py). Raises QueueError."""
+        look = Inspection(self.spool, self._loop)
+        try:
+            return await look.findings
+        finally:
+            await look.close()
+
+    async def reindex(self) -> None:
+        """Makes the database's indexes anew. Raises QueueError: that did not help, and nothing has changed."""
+        await self._step(ReindexTask())
 
     async def compact(self) -> AsyncGenerator[int, None]:
         """Gives unused space back to the disk, in steps as `change`; the bytes of each. Raises QueueError."""

@@ -35,6 +35,7 @@ from mailflow.queue import Queue
 from mailflow.receipt import Receipt, Receipts
 from mailflow.rewrite import Refusal, Resolver
 from mailflow.scheduler import Scheduler
+from mailflow.selfcheck import SelfCheck
 from mailflow.setting import Endpoint
 from mailflow.settings import Settings
 from mailflow.settle import RetryPolicy
@@ -194,6 +195,10 @@ class Server:
             await control.start()
             stack.push_async_callback(control.close)
         await self._listen()
+        if self._deliver:
+            check = SelfCheck(self.queue, self.flow.parts.journal, settings.queue.check_interval, self.flow.start)
+            stack.push_async_callback(check.close)
+            check.start()
 
     async def _listen(self) -> None:
         settings = self.settings

@@ -7,7 +7,7 @@ import asyncio
 from mailflow.backlog import Backlog
 from mailflow.envelope import Message, Peer, Recipient
 from mailflow.errors import QueueError
-from mailflow.loader import BLOCKED_SECONDS, RETRY_SECONDS, Loader
+from mailflow.loader import BLOCKED_SECONDS, RETRY_SECONDS, TELL_SECONDS, Loader
 from mailflow.queue import Position, Slice
 from mailflow.queuetime import QueueTime
 from mailflow.scheduler import Job, Lane, Scheduler, SchedulerSettings
@@ -47,6 +47,7 @@ def test_what_left_memory_before_a_load_began_is_not_struck_from_it() -> None:
             take,
             QueueTime(lambda: 5.0, lambda: 5.0),
             lambda _id: None,
+            lambda _destination, _reason: None,
         )
         backlog.note("smtp:a", Lane.NEW, 1.0)
         loader.pump()
@@ -72,6 +73,7 @@ def test_a_load_that_failed_hands_over_nothing_so_that_its_caller_sets_a_timer()
             lambda _lane, messages: taken.append(messages),
             QueueTime(lambda: 5.0, lambda: 5.0),
             lambda _id: None,
+            lambda _destination, _reason: None,
         )
         backlog.note("smtp:a", Lane.DEFERRED, 1.0)
         loader.pump()
@@ -103,6 +105,7 @@ def test_when_memory_is_full_the_others_are_not_asked_one_by_one() -> None:
             lambda _lane, _messages: None,
             QueueTime(lambda: 5.0, lambda: 5.0),
             lambda _id: None,
+            lambda _destination, _reason: None,
         )
         for n in range(1000):
             backlog.note(f"smtp:{n}", Lane.NEW, 1.0)
@@ -112,3 +115,29 @@ def test_when_memory_is_full_the_others_are_not_asked_one_by_one() -> None:
         return len(asked)
 
     assert asyncio.run(story()) == 1
+
+
+def test_slices_that_cannot_be_read_are_told_of_once_in_a_while() -> None:
+    async def story() -> list[tuple[str, str]]:
+        queue, backlog, told = SlowQueue(), Backlog(), list[tuple[str, str]]()
+        clock = 5.0
+        loader = Loader(
+            queue,  # type: ignore[arg-type]
+            backlog,
+            Scheduler(SchedulerSettings()),
+            lambda _destination, _lane: 100,
+            lambda _lane, _messages: None,
+            QueueTime(lambda: clock, lambda: clock),
+            lambda _id: None,
+            lambda *what: told.append(what),
+        )
+        for clock in (5.0, 5.0 + RETRY_SECONDS, 5.0 + TELL_SECONDS):
+            for name in ("smtp:a", "smtp:b"):
+                backlog.note(name, Lane.DEFERRED, 1.0)
+            loader.pump()
+            for name in ("smtp:a", "smtp:b"):
+                queue.loads[name].set_exception(QueueError(f"malformed at {clock}"))
+            await asyncio.sleep(0)
+        return told
+
+    assert asyncio.run(story()) == [("smtp:a", "malformed at 5.0"), ("smtp:a", f"malformed at {5.0 + TELL_SECONDS}")]

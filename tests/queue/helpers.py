@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,3 +93,18 @@ async def everything(queue: Queue, destination: str = "smtp:example.net", limit:
             found += part.messages
             after, complete = part.last, part.complete
     return found
+
+
+def hide(spool: Path) -> None:
+    """Takes all entries out of the index by which recipients are found, behind SQLite's back."""
+    with closing(sqlite3.connect(spool / "queue.db", isolation_level=None)) as db:
+        rows = db.execute("SELECT * FROM recipient").fetchall()
+        entry = db.execute("SELECT * FROM sqlite_schema WHERE name = 'recipient_due'").fetchone()
+        db.execute("DELETE FROM recipient")
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("DELETE FROM sqlite_schema WHERE name = 'recipient_due'")
+        db.execute("PRAGMA writable_schema = RESET")
+        db.executemany(f"INSERT INTO recipient VALUES ({','.join('?' * len(rows[0]))})", rows)
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)", entry)
+        db.execute("PRAGMA writable_schema = RESET")

@@ -174,7 +174,7 @@ def test_an_index_that_does_not_agree_is_made_anew(spool: Path) -> None:
     db.close()
     assert sql
     assert {k for k, _ in kinds(spool)} == {Kind.DATABASE}
-    list(repair(spool, QueueSettings(), full=True))
+    list(repair(spool, QueueSettings()))
     assert kinds(spool) == []
     assert len(ids(spool)) == MESSAGES + 2
 

@@ -338,14 +338,27 @@ def test_held_recipients_are_never_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.wish(82)
-def test_recipients_whose_envelope_is_damaged_are_told_of_and_can_be_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE recipient SET address = 'r1@example.net' WHERE message_id = ?",
+        "UPDATE recipient SET notify = CAST(x'fe' AS TEXT) WHERE message_id = ?",
+        "UPDATE message SET sender = 's@example.orh' WHERE id = ?",
+        "UPDATE message SET arrived = arrived - 1 WHERE id = ?",
+        "UPDATE message SET arrived = x'00' WHERE id = ?",
+        "UPDATE message SET peer = replace(peer, 'alice', 'alicf') WHERE id = ?",
+        "UPDATE message SET remaining = 2 WHERE id = ?",
+        "DELETE FROM message WHERE id = ?",
+    ],
+)
+def test_recipients_whose_envelope_is_damaged_are_told_of_and_can_be_held(tmp_path: Path, damage: str) -> None:
     async def body(queue: Queue) -> None:
         broken, whole = make(queue), make(queue)
         await put(queue, broken)
         await put(queue, whole)
         destination = whole.recipients[0].destination
         with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as db:
-            db.execute("DELETE FROM message WHERE id = ?", (broken.id,))
+            assert db.execute(damage, (broken.id,)).rowcount == 1
         found = await queue.load(destination, None, NEVER, 100)
         assert ([m.id for m in found.messages], list(found.lost)) == ([whole.id], [broken.id])
         assert found.complete

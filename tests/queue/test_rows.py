@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 
 from mailflow.envelope import Message, Options, Peer, Recipient
-from mailflow.store import statements
+from mailflow.store import checksums, statements
 from mailflow.store.rows import (
     TEXTS_KEPT,
     EnteringRows,
     Texts,
-    checksum,
     options_text,
     peer_text,
     read_options,
@@ -42,10 +41,10 @@ def test_any_options(values: tuple[str | bool | float, ...]) -> None:
 
 
 def test_a_checksum_belongs_to_its_id_and_comes_in_pieces_too() -> None:
-    whole = checksum(7, b"hello world")
-    assert whole != checksum(8, b"hello world")
-    assert whole == checksum(7, b" world", checksum(7, b"hello"))
-    assert checksum(7, b"") != checksum(8, b"")
+    whole = checksums.content(7, b"hello world")
+    assert whole != checksums.content(8, b"hello world")
+    assert whole == checksums.content(7, b" world", checksums.content(7, b"hello"))
+    assert checksums.content(7, b"") != checksums.content(8, b"")
 
 
 def test_a_known_text_is_not_written_again_and_few_are_kept() -> None:
@@ -87,6 +86,10 @@ def test_a_row_has_a_value_for_each_column_in_order(options: Options) -> None:
         "peer": peer_text(peer),
         "options": options_text(options),
         **{name: getattr(to[0], name) for name in first},
+        "envelope_crc": checksums.recipient(
+            checksums.envelope(7, 1.0, 3, "s@e", peer_text(peer), options_text(options)),
+            *(0, "smtp:b", "a@b", "A@b", "rfc822;a", "NEVER"),
+        ),
         "crc": 9,
         "data": b"x",
         "segment": 1,

@@ -66,6 +66,7 @@ def test_an_older_format_is_read_as_it_is_and_migrated_by_a_server(tmp_path: Pat
     db = sqlite3.connect(tmp_path / "queue.db")
     first_index = "CREATE INDEX recipient_due ON recipient (destination, due, message_id, number)"
     steps = (
+        "ALTER TABLE recipient DROP COLUMN envelope_crc",
         "DROP TABLE leftover",
         "DROP TABLE extent",
         "DROP INDEX content_file",

@@ -12,26 +12,30 @@ from mailflow.cli.context import State, common, control_client
 from mailflow.cli.listing import format_bytes, plural
 
 _CANNOT = 2
-_WAITING = ("content", "quarantined")
+_WAITING = ("envelope", "content", "quarantined")
 """What waits for the operator, mended or not."""
 
 
 @click.command("check")
-@click.option("--full", is_flag=True, help="Compare the database's indexes with its tables too; takes longer.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Compare the database's indexes with its tables too; takes longer. --repair does so always.",
+)
 @click.option("--repair", is_flag=True, help="Mend what is wrong; the server has to be stopped.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each finding; nothing when all is well.")
 @common
 def _check(state: State, full: bool, repair: bool, as_json: bool) -> int:
     """Check the queue's database, contents, counters, and what belongs to no message.
 
-    Without --repair nothing is changed, and the server may run. Repairing never deletes mail: a message whose content
-    is damaged is put on hold, and what there is of it is kept below `damaged` in the spool, as is what belongs to no
+    Without --repair nothing is changed, and the server may run. Repairing never deletes mail: a message whose envelope
+    or content is damaged is put on hold, and what there is of it is kept below `damaged` in the spool, as is what belongs to no
     message; counters and indexes are made anew. Then delete such a message, or release it to try nevertheless.
 
     Exit code 0: the queue is whole, or everything was mended and nothing waits for you. 1: something is wrong. 2: it
     could not be checked.
 
-    JSON fields: kind (database, counter, content, quarantined, empty, orphan), id (null for the database), text, and
+    JSON fields: kind (database, counter, envelope, content, quarantined, empty, orphan), id (null for the database), text, and
     with --repair done (what was done; "" when it waits for you).
     """
     from mailflow.errors import QueueError
@@ -62,7 +66,7 @@ def _findings(state: State, *, full: bool, repair: bool) -> Iterator[tuple[str, 
         from mailflow.store.repair import repair as mend_all
 
         settings = state.load()
-        for mended in mend_all(settings.spool, settings.queue, full=full):
+        for mended in mend_all(settings.spool, settings.queue):
             found = mended.finding
             yield found.kind.value, format_id(found.id) if found.id else None, found.text, mended.done
     else:

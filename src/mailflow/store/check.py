@@ -1,8 +1,9 @@
 """Whether the queue on disk is whole: `mailflow queue check` (wish 82). Reads only; mending is `repair.py`'s work.
 
-`check` goes through the database's own structure, then every message: its recipients against its counter, its content
-against the checksum that is bound to its id; last what belongs to no message. It works beside a running server: each
-look is short, and what left meanwhile is no finding.
+`check` goes through the database's own structure, then every message: its recipients against its counter, envelope and
+content against their checksums (checksums.py); last what belongs to no message. It works beside a running server:
+what left meanwhile is no finding. `structure` is that part of it which reads no message, so that a server can do it on
+its own queue however much is in it (inspection.py).
 
 What this module does not do: change anything, or judge which finding is worse than another.
 """
@@ -13,15 +14,18 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from enum import Enum
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mailflow.envelope import HELD
-from mailflow.errors import QueueDamaged, QueueError
-from mailflow.ids import format_id
-from mailflow.store import contents
+from mailflow.errors import QueueDamaged
+from mailflow.ids import format_id, is_id
+from mailflow.store import checksums, contents
 from mailflow.store.failure import failure
-from mailflow.store.schema import connect_read_only, database
+from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_ROW
+from mailflow.store.schema import CHECKSUMS_SINCE, check_format, connect_read_only, database
 
 MESSAGES_AT_ONCE = 500
 CONTENT_AT_ONCE = 8 * 2**20
@@ -39,10 +43,12 @@ class Kind(Enum):
     """The file's structure: pages, indexes."""
     COUNTER = "counter"
     """A message whose number of recipients is not what it says."""
+    ENVELOPE = "envelope"
+    """A message or a recipient whose columns are not what was stored."""
     CONTENT = "content"
     """A message whose content is missing, or is not what was stored under its id."""
     QUARANTINED = "quarantined"
-    """The same, with all its recipients on hold already: it waits for the operator."""
+    """A damaged envelope or content, with all its recipients on hold already: it waits for the operator."""
     EMPTY = "empty"
     """A message without a recipient."""
     ORPHAN = "orphan"
@@ -62,15 +68,6 @@ class Finding(NamedTuple):
         return f"{where}: {self.text}"
 
 
-class _Row(NamedTuple):
-    id: int
-    size: int
-    remaining: int
-    recipients: int
-    free: int
-    """Recipients that are not on hold."""
-
-
 def check(spool: Path, *, full: bool = False) -> Iterator[Finding]:
     """Everything that is wrong with the queue below `spool`. `full`: the database's indexes against its tables too.
 
@@ -81,63 +78,94 @@ def check(spool: Path, *, full: bool = False) -> Iterator[Finding]:
     except (sqlite3.Error, OSError) as error:
         raise failure(error, str(database(spool))) from error
     with closing(db):
-        for look in (_structure(db, full=full), _messages(db, spool), _orphans(db)):
-            try:
-                yield from look
-            except sqlite3.DatabaseError as error:
-                yield Finding(Kind.DATABASE, 0, f"cannot be read on: {error}")
+        yield from structure(db, full=full)
+        yield from _readable(_messages(db, spool))
 
 
-def _structure(db: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
+def structure(db: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
+    """What is wrong with the database as a whole; `full`: its indexes too. A second for each million of messages, thrice
+    that with the indexes; the interpreter lock is given up meanwhile."""
+    for look in (_database(db, full=full), _counters(db), _orphans(db)):
+        yield from _readable(look)
+
+
+def _readable(look: Iterator[Finding]) -> Iterator[Finding]:
+    """What a look finds, as far as the database lets it look."""
+    try:
+        yield from look
+    except sqlite3.DatabaseError as error:
+        yield Finding(Kind.DATABASE, 0, f"cannot be read on: {error}")
+
+
+def _database(db: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
     pragma = "integrity_check" if full else "quick_check"
     for (line,) in db.execute(f"PRAGMA {pragma}({DATABASE_FINDINGS})").fetchall():
         if line != "ok":
             yield Finding(Kind.DATABASE, 0, str(line).replace("\n", "; "))
 
 
-def _messages(db: sqlite3.Connection, spool: Path) -> Iterator[Finding]:
+def _counters(db: sqlite3.Connection) -> Iterator[Finding]:
     sql = (
-        "SELECT id, size, remaining, (SELECT count(*) FROM recipient WHERE message_id = id),"
-        " (SELECT count(*) FROM recipient WHERE message_id = id AND due < ?)"
-        " FROM message WHERE id > ? ORDER BY id LIMIT ?"
+        "SELECT id, remaining, counted FROM (SELECT id, remaining,"
+        " (SELECT count(*) FROM recipient WHERE message_id = id) AS counted FROM message)"
+        " WHERE counted = 0 OR remaining IS NOT counted LIMIT ?"
     )
+    for key, remaining, counted in db.execute(sql, (ORPHANS,)).fetchall():
+        if counted:
+            text = f"says that {remaining} of its recipients are left, and has {counted}"
+            yield Finding(Kind.COUNTER, key, text)
+        else:
+            yield Finding(Kind.EMPTY, key, "has no recipients")
+
+
+def _messages(db: sqlite3.Connection, spool: Path) -> Iterator[Finding]:
+    sql = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
+    sealed = check_format(db, database(spool)) >= CHECKSUMS_SINCE
     last = -1
-    while found := [_Row(*row) for row in db.execute(sql, (HELD, last, MESSAGES_AT_ONCE)).fetchall()]:
-        for row in found:
-            if not row.recipients:
-                yield Finding(Kind.EMPTY, row.id, "has no recipients")
-            elif row.remaining != row.recipients:
-                yield Finding(
-                    Kind.COUNTER,
-                    row.id,
-                    f"says that {row.remaining} of its recipients are left, and has {row.recipients}",
-                )
-        for part in _parts(found):
+    while found := db.execute(sql, (last, MESSAGES_AT_ONCE)).fetchall():
+        if sealed:
+            yield from _envelopes(db, found)
+        for part in _parts([(row[0], row[2] if isinstance(row[2], int) else 0) for row in found]):
             yield from _contents(db, spool, part)
-        last = found[-1].id
+        last = found[-1][0]
 
 
-def _parts(found: list[_Row]) -> Iterator[list[_Row]]:
-    """Messages whose contents are read together."""
-    part: list[_Row] = []
-    size = 0
-    for row in found:
-        if part and size + row.size > CONTENT_AT_ONCE:
+def _envelopes(db: sqlite3.Connection, found: list[tuple[Any, ...]]) -> Iterator[Finding]:
+    """Of each message one finding at most."""
+    messages = {row[0]: row for row in found}
+    sql = f"SELECT {RECIPIENT_ROW} FROM recipient WHERE message_id BETWEEN ? AND ? ORDER BY message_id"  # noqa: S608
+    for key, its in groupby(db.execute(sql, (found[0][0], found[-1][0])), key=itemgetter(0)):
+        if key in messages and not checksums.matches(messages[key], its) and is_message(db, key):
+            yield _damage(db, key, Kind.ENVELOPE, "its envelope does not match its checksum")
+
+
+def _damage(db: sqlite3.Connection, id: int, kind: Kind, text: str) -> Finding:
+    """Something to be held, unless it is."""
+    sql = "SELECT count(*) > 0 AND min(due) >= ? FROM recipient WHERE message_id = ?"
+    (held,) = db.execute(sql, (HELD, id)).fetchone()
+    return Finding(Kind.QUARANTINED if held else kind, id, text)
+
+
+def _parts(found: list[tuple[int, int]]) -> Iterator[list[int]]:
+    """Messages whose contents are read together, from their ids and sizes."""
+    part: list[int] = []
+    total = 0
+    for key, size in found:
+        if part and total + size > CONTENT_AT_ONCE:
             yield part
-            part, size = [], 0
-        part.append(row)
-        size += row.size
+            part, total = [], 0
+        part.append(key)
+        total += size
     yield part
 
 
-def _contents(db: sqlite3.Connection, spool: Path, part: list[_Row]) -> Iterator[Finding]:
-    answers = contents.read(db, spool, [row.id for row in part])
-    for row in part:
-        error = answers[row.id]
-        if isinstance(error, QueueError) and is_message(db, row.id):  # else it has left meanwhile
-            what = str(error).partition(f"{format_id(row.id)} ")[2] if isinstance(error, QueueDamaged) else "is missing"
-            held = row.recipients and not row.free
-            yield Finding(Kind.QUARANTINED if held else Kind.CONTENT, row.id, f"its content {what}")
+def _contents(db: sqlite3.Connection, spool: Path, part: list[int]) -> Iterator[Finding]:
+    answers = contents.read(db, spool, part)
+    for key in part:
+        error = answers[key]
+        if isinstance(error, QueueDamaged) and is_message(db, key):  # else it has left meanwhile
+            what = str(error).partition(f"{format_id(key)} ")[2]
+            yield _damage(db, key, Kind.CONTENT, f"its content {what}")
 
 
 def _orphans(db: sqlite3.Connection) -> Iterator[Finding]:
@@ -150,7 +178,10 @@ def _orphans(db: sqlite3.Connection) -> Iterator[Finding]:
         )
         noun = "recipients" if table == "recipient" else "content"
         for (key,) in db.execute(sql, (ORPHANS,)).fetchall():
-            found.setdefault(key, []).append(noun)
+            if is_id(key):
+                found.setdefault(key, []).append(noun)
+            else:
+                yield Finding(Kind.DATABASE, 0, f"table {table} has a row of no message: {column} {key!r}")
     for key, nouns in found.items():
         yield Finding(Kind.ORPHAN, key, f"is not there, but its {' and '.join(nouns)}")
 

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from mailflow.envelope import Content, ContentFile
 from mailflow.errors import QueueDamaged, QueueError
 from mailflow.ids import format_id
-from mailflow.store import rows
+from mailflow.store import checksums
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
+from mailflow.store.failure import is_damage
 from mailflow.store.segments import segment_path
 
 READ_BYTES = 1024 * 1024
@@ -46,27 +47,46 @@ class StoredExtent(NamedTuple):
 def read(db: sqlite3.Connection, spool: Path, ids: Sequence[int]) -> dict[int, Content | QueueError]:
     """The contents of messages, or the error instead of each: QueueDamaged, or QueueError: it is not in the queue.
 
-    Raises sqlite3.Error when the database cannot be read.
+    What is on a broken page is damaged. Raises sqlite3.Error when the database cannot be read for another reason.
     """
-    result: dict[int, Content | QueueError] = {
-        key: QueueError(f"message {format_id(key)} is not in the queue") for key in ids
-    }
-    asked = json.dumps(list(ids))
+    try:
+        found = dict(_read(db, spool, json.dumps(list(ids))))
+        absent = [key for key in ids if key not in found]
+        return found | dict(_absent(db, absent)) if absent else found
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+    if len(ids) == 1:
+        return {ids[0]: _damaged(ids[0], "is on a broken page")}
+    return {key: read(db, spool, [key])[key] for key in ids}
+
+
+def _read(db: sqlite3.Connection, spool: Path, ids: str) -> Iterator[tuple[int, Content | QueueError]]:
     sql = (
         "SELECT id, crc, file, data FROM content WHERE id IN (SELECT value FROM json_each(?))"
         " AND NOT EXISTS (SELECT 1 FROM leftover WHERE leftover.id = content.id)"
     )
-    for key, crc, file, data in db.execute(sql, (asked,)).fetchall():
+    for key, crc, file, data in db.execute(sql, (ids,)).fetchall():
         try:
-            result[key] = _check_bytes(key, crc, data) if file is None else _check_file(db, spool, key, crc, file)
+            yield key, _check_bytes(key, crc, data) if file is None else _check_file(db, spool, key, crc, file)
         except QueueError as error:
-            result[key] = error
+            yield key, error
+        except (TypeError, ValueError, OverflowError):
+            yield key, _damaged(key, "has a row that makes no sense")
     sql = (
         "SELECT id, crc, segment, page, size FROM extent WHERE id IN (SELECT value FROM json_each(?))"
         " ORDER BY segment, page"
     )
-    result.update(_read_extents(db, spool, [StoredExtent(*row) for row in db.execute(sql, (asked,)).fetchall()]))
-    return result
+    yield from _read_extents(db, spool, [StoredExtent(*row) for row in db.execute(sql, (ids,)).fetchall()])
+
+
+def _absent(db: sqlite3.Connection, ids: list[int]) -> Iterator[tuple[int, QueueError]]:
+    """What contents are that were not found: no content leaves before its message."""
+    sql = "SELECT id FROM message WHERE id IN (SELECT value FROM json_each(?))"
+    there = {row[0] for row in db.execute(sql, (json.dumps(ids),))}
+    for key in ids:
+        error = QueueError(f"message {format_id(key)} is not in the queue")
+        yield key, _damaged(key, "is missing") if key in there else error
 
 
 def extents(db: sqlite3.Connection, segment: int | None = None) -> Iterator[StoredExtent]:
@@ -116,7 +136,7 @@ def _read_extent(db: sqlite3.Connection, spool: Path, place: StoredExtent, fd: i
         if isinstance(fd, OSError):
             raise fd
         data = os.pread(fd, min(place.size, SEGMENT_BYTES), place.page * PAGE_BYTES)
-        if rows.checksum(place.id, data) == place.crc:
+        if checksums.content(place.id, data) == place.crc:
             return data
     except (OSError, OverflowError, ValueError) as error:  # the last two: a row that makes no sense
         if isinstance(error, OSError) and error.errno in _PASSING:
@@ -138,7 +158,7 @@ def _unread(id: int, error: OSError) -> QueueError:
 
 
 def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
-    if not isinstance(data, bytes) or rows.checksum(id, data) != crc:
+    if not isinstance(data, bytes) or checksums.content(id, data) != crc:
         raise _damaged(id, "does not match its checksum")
     return data
 
@@ -146,12 +166,12 @@ def _check_bytes(id: int, crc: int, data: bytes | None) -> bytes:
 def _check_file(db: sqlite3.Connection, spool: Path, id: int, crc: int, file: int) -> ContentFile:
     """A content file, read through once; behind the message's end a file may have bytes of an earlier one."""
     row = db.execute("SELECT size FROM message WHERE id = ?", (id,)).fetchone()
-    path, left, value = spool / "content" / f"{file:08}", row[0] if row else 0, rows.checksum(id, b"")
+    path, left, value = spool / "content" / f"{file:08}", row[0] if row else 0, checksums.content(id, b"")
     size = left
     try:
         with path.open("rb", buffering=0) as stream:
             while left and (piece := stream.read(min(left, READ_BYTES))):
-                value = rows.checksum(id, piece, value)
+                value = checksums.content(id, piece, value)
                 left -= len(piece)
     except OSError as error:
         if error.errno in _PASSING:

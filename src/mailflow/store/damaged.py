@@ -17,7 +17,7 @@ from mailflow.envelope import HELD
 from mailflow.ids import format_id
 from mailflow.store.content import sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
-from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS, read_options, read_peer
+from mailflow.store.rows import MESSAGE_COLUMNS, read_options, read_peer
 from mailflow.store.segments import segment_path
 
 COPY_BYTES = 2**20
@@ -38,8 +38,18 @@ def keep(db: sqlite3.Connection, spool: Path, id: int, why: str) -> Path:
     place.mkdir(mode=0o700, exist_ok=True)
     names = [format_id(id), *(f"{format_id(id)}.{n}" for n in range(1, KEPT))]
     path = next(p for name in names if not (p := place / f"{name}.json").exists() or name == names[-1])
-    _write(path.with_suffix(".eml"), _content(db, spool, id))
-    _write(path, [json.dumps(envelope(db, id, why), indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"])
+    try:
+        content = _content(db, spool, id)
+    except (TypeError, ValueError):  # a row that makes no sense
+        content = []
+    _write(path.with_suffix(".eml"), content)
+    _write(
+        path,
+        [
+            json.dumps(envelope(db, id, why), indent=1, ensure_ascii=False, default=str).encode("utf-8", "replace")
+            + b"\n"
+        ],
+    )
     sync_folder(place)
     return path
 
@@ -55,11 +65,11 @@ def envelope(db: sqlite3.Connection, id: int, why: str) -> dict[str, Any]:
             result |= {"client": str(read_peer(peer)), "options": repr(read_options(options))}
         except (ValueError, TypeError):
             result |= {"client": peer, "options": options}
-    sql = f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE message_id = ? ORDER BY number LIMIT ?"  # noqa: S608
-    names = RECIPIENT_COLUMNS.split(", ")[1:]
+    found = db.execute("SELECT * FROM recipient WHERE message_id = ? ORDER BY number LIMIT ?", (id, RECIPIENTS))
+    names = [column[0] for column in found.description]
     result["recipients"] = [
-        {name: None if name == "due" and value >= HELD else value for name, value in zip(names, r[1:], strict=True)}
-        for r in db.execute(sql, (id, RECIPIENTS))
+        {name: None if value == HELD else value for name, value in zip(names, row, strict=True) if name != "message_id"}
+        for row in found
     ]
     return result
 
@@ -68,7 +78,7 @@ def _content(db: sqlite3.Connection, spool: Path, id: int) -> Iterable[bytes]:
     """The bytes that stand in the message's place, right or wrong, in pieces."""
     row = db.execute("SELECT file, data FROM content WHERE id = ?", (id,)).fetchone()
     if row and row[0] is None:
-        return [row[1] or b""]
+        return [row[1] if isinstance(row[1], bytes) else str(row[1] or "").encode()]
     if row:
         size = db.execute("SELECT size FROM message WHERE id = ?", (id,)).fetchone()
         return _pieces(spool / "content" / f"{row[0]:08}", 0, size[0] if size else SEGMENT_BYTES)

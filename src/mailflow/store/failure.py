@@ -29,6 +29,14 @@ _HARMLESS = (
 )
 
 
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the database's own structure is broken where it was read: reading again will not help."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
 def write_failure(error: OSError, what: str) -> QueueError:
     """What a failing write or sync of a segment file means: no room, no descriptor to open it with (nothing was written
     then), or a disk on which nothing is certain."""
@@ -50,6 +58,8 @@ def failure(error: Exception, what: str) -> QueueError:
         name = getattr(error, "sqlite_errorname", "")
         primary = code & 0xFF
         text = f"{what}: {error}{f' ({name})' if name else ''}"
+        if is_damage(error):
+            text += "; mailflow queue check --repair, with the server stopped, mends what can be mended"
         if primary == sqlite3.SQLITE_FULL:
             return QueueFull(text)
         return QueueError(text) if primary in _HARMLESS or not name else StoreBroken(text)

@@ -1,4 +1,4 @@
-"""What is read from the store, as functions over a connection: slices, destinations, listings, counts.
+"""What is read from the store, as functions over a connection: destinations, listings, counts. Slices are in `slices.py`.
 
 Used by the reader thread of a running queue and by the reading commands alike. Every function is a short read
 transaction, so that no reader keeps the write-ahead log from being used again.
@@ -11,52 +11,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from mailflow.envelope import HELD, Recipient
+from mailflow.envelope import HELD
 from mailflow.store import rows
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
-from mailflow.store.values import Position, QueueCounts, QueuedMessage, Slice
-
-START = Position(-1.0, -1, -1)
-"""In front of every recipient."""
-
-
-def load(
-    db: sqlite3.Connection, destination: str, after: Position | None, until: float, limit: int, *, retried: bool
-) -> Slice:
-    """The next recipients of a destination that are due, at most `limit`, in order (due, message id, number).
-
-    `retried`: those that were tried before, else those that were not.
-    """
-    found = db.execute(
-        f"SELECT {RECIPIENT_COLUMNS} FROM recipient WHERE destination = ? AND (attempts > 0) = ?"  # noqa: S608
-        " AND (due, message_id, number) > (?, ?, ?) AND due <= ? ORDER BY due, message_id, number LIMIT ?",
-        (destination, retried, *(after or START), min(until, HELD - 1), limit),
-    ).fetchall()
-    (next_due,) = db.execute(
-        "SELECT min(due) FROM recipient WHERE destination = ? AND (attempts > 0) = ? AND due > ? AND due < ?",
-        (destination, retried, until, HELD),
-    ).fetchone()
-    if not found:
-        return Slice([], None, complete=True, next_due=next_due)
-    grouped: dict[int, list[Recipient]] = {}
-    for row in found:
-        grouped.setdefault(row[0], []).append(rows.read_recipient(row))
-    envelopes = {row[0]: row for row in _messages(db, list(grouped))}
-    messages = [rows.read_message(envelopes[key], its) for key, its in grouped.items() if key in envelopes]
-    lost = _lost(db, [key for key in grouped if key not in envelopes]) if len(messages) < len(grouped) else ()
-    last = found[-1]
-    return Slice(
-        messages, Position(last[2], last[0], last[1]), complete=len(found) < limit, next_due=next_due, lost=lost
-    )
-
-
-def _lost(db: sqlite3.Connection, ids: Sequence[int]) -> list[int]:
-    """Those that have recipients and no envelope, in one snapshot: others have left since their recipients were read."""
-    sql = (
-        "SELECT DISTINCT message_id FROM recipient WHERE message_id IN (SELECT value FROM json_each(?))"
-        " AND NOT EXISTS (SELECT 1 FROM message WHERE id = message_id)"
-    )
-    return [row[0] for row in db.execute(sql, (json.dumps(ids),))]
+from mailflow.store.values import QueueCounts, QueuedMessage
 
 
 def _messages(db: sqlite3.Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:

@@ -1,6 +1,6 @@
 """Mending what `check.py` found: `mailflow queue check --repair`, for a spool that no server holds (wish 82).
 
-Mail is never deleted. A message with damaged content stays in the queue, on hold, and what there is of it is kept below
+Mail is never deleted. A message with a damaged content or envelope stays in the queue, on hold, and what there is of it is kept below
 `damaged/`. What belongs to no message is kept there as well, durably, before its rows leave the queue. Counters and indexes are
 made anew from what they count. A database that cannot be read as a whole is rescued row by row (`rescue.py`).
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 from mailflow.envelope import HELD
@@ -16,14 +17,13 @@ from mailflow.errors import QueueError
 from mailflow.store import damaged, rescue
 from mailflow.store.check import Finding, Kind, check
 from mailflow.store.failure import failure
+from mailflow.store.inspection import reindex
 from mailflow.store.lock import SpoolLock
-from mailflow.store.schema import database
+from mailflow.store.schema import connect, database
 from mailflow.store.settings import QueueSettings
 from mailflow.store.sqlite import Store
 
-_INDEX = ("missing from index", "wrong # of entries in index", "non-unique entry in index")
-"""How SQLite says that an index does not agree with its table; then the tables are good."""
-QUARANTINE_REASON = "The content of this message is damaged; see the folder damaged below the spool"
+QUARANTINE_REASON = "This message is damaged; see the folder damaged below the spool"
 
 
 class Mended:
@@ -38,7 +38,7 @@ class Mended:
         return f"{self.finding}: {self.done}" if self.done else str(self.finding)
 
 
-def repair(spool: Path, settings: QueueSettings, *, full: bool = False) -> Iterator[Mended]:
+def repair(spool: Path, settings: QueueSettings) -> Iterator[Mended]:
     """Finds and mends; the spool is locked meanwhile. `done` is "" for what waits for the operator already.
 
     Raises QueueLocked, QueueError.
@@ -48,16 +48,15 @@ def repair(spool: Path, settings: QueueSettings, *, full: bool = False) -> Itera
     lock = SpoolLock(spool)
     lock.acquire()
     try:
-        findings = list(check(spool, full=full))
+        findings = list(check(spool, full=True))
         broken = [f for f in findings if f.kind is Kind.DATABASE]
-        if broken and not all(any(words in f.text for words in _INDEX) for f in broken):
+        if broken and _reindexed(spool, settings):
+            yield from (Mended(f, "indexes made anew") for f in broken)
+        elif broken:
             yield Mended(broken[0], rescue.rescue(spool, settings))
-            findings, broken = list(check(spool, full=full)), []
+            findings = list(check(spool, full=True))
         store = Store.open(spool, settings)
         try:
-            if broken:
-                _guarded(store, lambda: store.db.execute("REINDEX"))
-                yield from (Mended(f, "indexes made anew") for f in broken)
             for finding in findings:
                 if finding.kind is not Kind.DATABASE:
                     yield Mended(finding, _mend(store, finding))
@@ -65,6 +64,18 @@ def repair(spool: Path, settings: QueueSettings, *, full: bool = False) -> Itera
             store.close(store.high_water)
     finally:
         lock.release()
+
+
+def _reindexed(spool: Path, settings: QueueSettings) -> bool:
+    """Whether new indexes were all that the database needed."""
+    try:
+        with closing(connect(spool, cache_bytes=settings.cache, checkpoint_bytes=settings.checkpoint)) as db:
+            db.execute("BEGIN IMMEDIATE")  # closing undoes what is not committed
+            reindex(db)
+            db.execute("COMMIT")
+    except (sqlite3.Error, QueueError):
+        return False
+    return True
 
 
 def _mend(store: Store, finding: Finding) -> str:
@@ -79,7 +90,7 @@ def _mend(store: Store, finding: Finding) -> str:
         kept = damaged.keep(store.db, store.spool, key, finding.text)
     except (OSError, sqlite3.Error) as error:
         raise failure(error, str(damaged.folder(store.spool))) from error
-    if finding.kind is Kind.CONTENT:
+    if finding.kind in (Kind.CONTENT, Kind.ENVELOPE):
         sql = "UPDATE recipient SET due = ?, reason = ? WHERE message_id = ?"
         _guarded(store, lambda: store.db.execute(sql, (HELD, QUARANTINE_REASON, key)))
         return f"on hold, and kept as {kept}"

@@ -18,13 +18,13 @@ from pathlib import Path
 from mailflow.store import damaged
 from mailflow.store.content import sync_folder
 from mailflow.store.failure import failure
-from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
-from mailflow.store.schema import connect, connect_read_only, database
+from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_ROW
+from mailflow.store.schema import CHECKSUMS_SINCE, check_format, connect, connect_read_only, database, seal
 from mailflow.store.settings import QueueSettings
 
 _TABLES = {
     "message": ("id", MESSAGE_COLUMNS),
-    "recipient": ("message_id", RECIPIENT_COLUMNS),
+    "recipient": ("message_id", RECIPIENT_ROW),
     "content": ("id", "id, crc, file, data"),
     "extent": ("id", "id, crc, segment, page, size"),
     "leftover": ("id", "id"),
@@ -51,6 +51,8 @@ def rescue(spool: Path, settings: QueueSettings) -> str:
         work.mkdir(mode=0o700)
         with closing(connect_read_only(spool)) as old, closing(_open(work, settings)) as new:
             copied, lost = _copy(old, new)
+            if check_format(old, database(spool)) < CHECKSUMS_SINCE:
+                seal(new)
             _reserve(spool, new)
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         _fold_log(spool)
@@ -84,7 +86,8 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, int]:
                 except sqlite3.DatabaseError:
                     lost += 1
                     continue
-                copied += new.executemany(write, rows).rowcount if rows else 0
+                kept = new.executemany(write, rows).rowcount if rows else 0
+                copied, lost = copied + kept, lost + len(rows) - kept  # a row with nothing where something has to be
         new.execute("COMMIT")
     return copied, lost
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
 from mailflow.envelope import HELD, PLAIN, Message, Options, Peer, Recipient
 from mailflow.ids import format_id
+from mailflow.store import checksums
 from mailflow.store.values import QueuedMessage, QueuedRecipient
 
 MESSAGE_COLUMNS = "id, arrived, size, remaining, sender, peer, options"
 RECIPIENT_COLUMNS = "message_id, number, due, attempts, destination, address, original, orcpt, notify, reason"
+"""What is to be seen of a recipient."""
+RECIPIENT_ROW = f"{RECIPIENT_COLUMNS}, envelope_crc"
+"""All of its row: with the checksum of its envelope (checksums.py)."""
 
 NOTHING = -0.5
 """What stands where a row of a batch has no value: no id, count, text or blob is equal to it. Not None, for which Python's
@@ -25,14 +28,6 @@ _PEER_FIELDS = tuple(field.name for field in fields(Peer))
 _OPTIONS_FIELDS = tuple(field.name for field in fields(Options))
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def checksum(id: int, data: bytes | memoryview, start: int | None = None) -> int:
-    """CRC-32 of a content, begun with its id, so that another message's content does not match (wish 82).
-
-    `start` is the value so far when the content comes in pieces.
-    """
-    return zlib.crc32(data, zlib.crc32(id.to_bytes(8, "big")) if start is None else start)
 
 
 def peer_text(peer: Peer) -> str:
@@ -104,7 +99,9 @@ class EnteringRows:
         extent: float = NOTHING,
     ) -> tuple[Any, ...]:
         """A message, its first recipient, and its content in `data` or in an extent or, when neither is given, in a file."""
-        recipients, options = m.recipients, m.options
+        recipients = m.recipients
+        peer, options = self._texts(m)
+        start = checksums.envelope(m.id, m.arrived, m.size, m.sender, peer, options)
         r = recipients[0]
         return (
             # MESSAGE_COLUMNS
@@ -113,9 +110,9 @@ class EnteringRows:
             m.size,
             len(recipients),
             m.sender,
-            self._peer_text(m.peer),
-            "" if options is PLAIN else self._options_text(options),
-            # RECIPIENT_COLUMNS but the id
+            peer,
+            options,
+            # RECIPIENT_ROW but the id
             r.number,
             r.due,
             r.attempts,
@@ -125,6 +122,7 @@ class EnteringRows:
             r.orcpt,
             r.notify,
             r.reason,
+            checksums.recipient(start, r.number, r.destination, r.address, r.original, r.orcpt, r.notify),
             # the content; nobody leaves
             crc,
             data,
@@ -134,15 +132,24 @@ class EnteringRows:
             NOTHING,
         )
 
+    def others(self, m: Message) -> Iterator[tuple[Any, ...]]:
+        """The values of RECIPIENT_ROW for its recipients behind the first."""
+        start = checksums.envelope(m.id, m.arrived, m.size, m.sender, *self._texts(m))
+        for at in range(1, len(m.recipients)):
+            yield _recipient_row(m.id, m.recipients[at], start)
 
-def recipient_row(id: int, r: Recipient) -> tuple[Any, ...]:
-    """The values of RECIPIENT_COLUMNS for a recipient of message `id`."""
-    return (id, r.number, r.due, r.attempts, r.destination, r.address, r.original, r.orcpt, r.notify, r.reason)
+    def _texts(self, m: Message) -> tuple[str, str]:
+        return self._peer_text(m.peer), "" if m.options is PLAIN else self._options_text(m.options)
+
+
+def _recipient_row(id: int, r: Recipient, start: int) -> tuple[Any, ...]:
+    crc = checksums.recipient(start, r.number, r.destination, r.address, r.original, r.orcpt, r.notify)
+    return (id, r.number, r.due, r.attempts, r.destination, r.address, r.original, r.orcpt, r.notify, r.reason, crc)
 
 
 def read_recipient(row: Sequence[Any]) -> Recipient:
-    """A Recipient from RECIPIENT_COLUMNS."""
-    _, number, due, attempts, destination, address, original, orcpt, notify, reason = row
+    """A Recipient from RECIPIENT_ROW."""
+    _, number, due, attempts, destination, address, original, orcpt, notify, reason, _ = row
     return Recipient(number, address, destination, original, orcpt, notify, due, attempts, reason)
 
 

@@ -18,9 +18,9 @@ import aiofiles
 
 from mailflow.envelope import ContentFile
 from mailflow.errors import QueueError, QueueFull
+from mailflow.store import checksums
 from mailflow.store.content import ContentFiles
 from mailflow.store.failure import failure
-from mailflow.store.rows import checksum
 
 BUFFER_BYTES = 512 * 1024
 """More than this waiting for the disk stops the reading from the network; one read may go beyond it."""
@@ -43,7 +43,7 @@ class ContentWriter:
         self._files = files
         self._admit = admit
         self._number = files.take()
-        self._crc = checksum(id, b"")
+        self._crc = checksums.content(id, b"")
         self._waiting: list[bytes] = []
         self._bytes = 0
         self._paused = False
@@ -116,7 +116,7 @@ class ContentWriter:
         self._waiting.clear()
         if not await self._admit(len(data)):
             raise QueueFull(f"no room for more than {self.size - self._bytes} bytes of a message")
-        self._crc = checksum(self.id, data, self._crc)
+        self._crc = checksums.content(self.id, data, self._crc)
         rest = data
         while rest:
             rest = rest[await file.write(rest) :]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from mailflow.envelope import ContentFile, Message, Recipient
 from mailflow.errors import QueueError
-from mailflow.store import rows, statements
+from mailflow.store import checksums, statements
 from mailflow.store.content import ContentFiles, sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
@@ -40,6 +40,8 @@ ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
+ALL = 2**62
+"""Reserves all segments, or content files: a row that makes no sense may mean any of them."""
 ROOM_SECONDS = 0.2
 """On a full disk, every batch has the log copied, and mail waits as long as readers are waited for: the long ones, as of
 `queue check`, are not; the log is begun anew once they have ended."""
@@ -117,13 +119,18 @@ class Store:
 
     def _load_files(self) -> None:
         segments, files = reserved(self.spool, self.db)
-        self.files.sweep(dict(self.db.execute("SELECT id, file FROM content WHERE file IS NOT NULL")), files)
+        found = self.db.execute("SELECT id, file FROM content WHERE file IS NOT NULL").fetchall()
+        in_use = {key: file for key, file in found if type(file) is int}
+        self.files.sweep(in_use, files if len(in_use) == len(found) else ALL)
         self._load_segments(segments)
 
     def _load_segments(self, reserved: int) -> None:
         # Pages are counted by SQLite, for there may be a million rows; as `extents.pages_for`, which tests compare.
-        sql = f"SELECT segment, page, max(size + {PAGE_BYTES - 1}, {PAGE_BYTES}) / {PAGE_BYTES} FROM extent"  # noqa: S608
-        self.segments.load(self.db.execute(sql), reserved)
+        pages = f"max(size + {PAGE_BYTES - 1}, {PAGE_BYTES}) / {PAGE_BYTES}"
+        sound = " AND ".join(f"typeof({column}) = 'integer'" for column in ("segment", "page", "size"))
+        if self.db.execute(f"SELECT EXISTS (SELECT 1 FROM extent WHERE NOT ({sound}))").fetchone()[0]:  # noqa: S608
+            reserved = ALL
+        self.segments.load(self.db.execute(f"SELECT segment, page, {pages} FROM extent WHERE {sound}"), reserved)  # noqa: S608
 
     # One batch
 
@@ -192,19 +199,19 @@ class Store:
                 entering += row(message, NOTHING, NOTHING)
                 files += self._file(message)
             elif message.id in extents:
-                entering += row(message, rows.checksum(message.id, content), NOTHING, *extents[message.id])
+                entering += row(message, checksums.content(message.id, content), NOTHING, *extents[message.id])
             else:
-                entering += row(message, rows.checksum(message.id, content), content)
+                entering += row(message, checksums.content(message.id, content), content)
             if len(message.recipients) > 1:
-                self._enter_recipients(others, message.id, message.recipients[1:])
+                self._enter_recipients(others, message)
         statements.RECIPIENT.insert(self.db, others)
         statements.CONTENT.insert(self.db, files)
         return entering
 
-    def _enter_recipients(self, flat: list[Any], id: int, recipients: list[Recipient]) -> None:
+    def _enter_recipients(self, flat: list[Any], message: Message) -> None:
         """Collects rows in `flat`, and writes them whenever there are enough, so that their number is bounded."""
-        for recipient in recipients:
-            flat += rows.recipient_row(id, recipient)
+        for row in self._rows.others(message):
+            flat += row
             if len(flat) >= statements.MOST * statements.RECIPIENT_WIDTH:
                 statements.RECIPIENT.insert(self.db, flat)
                 flat.clear()

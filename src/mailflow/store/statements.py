@@ -63,9 +63,9 @@ class Table:
             db.execute(self._delete, (str(ids),))
 
 
-RECIPIENT_WIDTH = rows.RECIPIENT_COLUMNS.count(",") + 1
+RECIPIENT_WIDTH = rows.RECIPIENT_ROW.count(",") + 1
 MESSAGE = Table("message", rows.MESSAGE_COLUMNS, "id")
-RECIPIENT = Table("recipient", rows.RECIPIENT_COLUMNS, "message_id")
+RECIPIENT = Table("recipient", rows.RECIPIENT_ROW, "message_id")
 CONTENT = Table("content", "id, crc, file, data", "id")
 LEFTOVER = Table("leftover", "id", "id")
 EXTENT = Table("extent", "id, crc, segment, page, size", "id")
@@ -74,7 +74,7 @@ EXTENTS = (
 )
 """Where the contents of messages are, of which some have none there: JSON for JSON, in one step."""
 
-_RECIPIENT_REST = rows.RECIPIENT_COLUMNS.partition(", ")[2]
+_RECIPIENT_REST = rows.RECIPIENT_ROW.partition(", ")[2]
 BATCH_COLUMNS = f"{rows.MESSAGE_COLUMNS}, {_RECIPIENT_REST}, crc, data, segment, page, extent, gone"
 """A message that enters, its first recipient, and its content: in `data`, or in an extent, or in a file (then none of
 these). Or `gone`: ids of messages that leave all tables, as JSON."""
@@ -100,7 +100,7 @@ _VIEWS = (
     f"CREATE TEMP VIEW batch ({BATCH_COLUMNS}) AS SELECT {', '.join(['NULL'] * BATCH_WIDTH)}",
     f"""CREATE TEMP TRIGGER enter INSTEAD OF INSERT ON batch WHEN NEW.id <> {NOTHING} BEGIN
         INSERT INTO message ({rows.MESSAGE_COLUMNS}) VALUES ({_new(rows.MESSAGE_COLUMNS)});
-        INSERT INTO recipient ({rows.RECIPIENT_COLUMNS}) VALUES (NEW.id, {_new(_RECIPIENT_REST)});
+        INSERT INTO recipient ({rows.RECIPIENT_ROW}) VALUES (NEW.id, {_new(_RECIPIENT_REST)});
     END""",  # noqa: S608
     f"""CREATE TEMP TRIGGER enter_content INSTEAD OF INSERT ON batch WHEN NEW.data <> {NOTHING} BEGIN
         INSERT INTO content (id, crc, data) VALUES (NEW.id, NEW.crc, NEW.data);

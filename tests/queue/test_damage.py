@@ -1,0 +1,163 @@
+"""Bytes of the database change: what is delivered is what was stored, and what is not delivered is told of (wish 82).
+
+Each round writes over some bytes somewhere behind the first page of a queue's database, and then asks for everything that a
+server would: open, destinations, slices, contents, and its own inspection.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailflow.errors import QueueError
+from mailflow.ids import format_id
+from mailflow.queue import Queue, QueueSettings
+from mailflow.store import contents, query, slices
+from mailflow.store.check import Kind, check, structure
+from mailflow.store.repair import repair
+from mailflow.store.schema import connect_read_only, database
+from mailflow.store.sqlite import Store
+from tests.queue.helpers import make, put, with_queue
+
+MESSAGES = 60
+FIRST_PAGE_BYTES = 8192
+ROUNDS = 100
+SLICE = 7
+SLICES = 100
+"""More than there can be, unless they go round in a circle."""
+
+Key = tuple[int, int]
+"""Message id and recipient number."""
+
+
+class View:
+    """What a server sees of a queue: `seen` it would deliver, `named` are messages that it says are damaged, `loud` is what
+    it says of the queue as a whole."""
+
+    def __init__(self, spool: Path) -> None:
+        self.seen: dict[Key, Any] = {}
+        self.remaining: dict[int, int] = {}
+        self.named: set[int] = set()
+        self.loud: list[str] = []
+        try:
+            store = Store.open(spool, QueueSettings())
+            store.close(store.high_water)
+            with closing(connect_read_only(spool)) as db:
+                self._look(db, spool)
+                self.loud += map(str, structure(db, full=True))
+        except (QueueError, sqlite3.Error) as error:
+            self.loud.append(str(error))
+
+    def _look(self, db: sqlite3.Connection, spool: Path) -> None:
+        for destination, _, _ in query.destinations(db, "", 1000):
+            for retried in (False, True):
+                try:
+                    for part in _slices(db, destination, retried=retried):
+                        self._take(db, spool, part)
+                except sqlite3.DatabaseError as error:  # as the loader logs it
+                    self.loud.append(str(error))
+
+    def _take(self, db: sqlite3.Connection, spool: Path, part: slices.Slice) -> None:
+        self.named.update(part.lost)
+        for m in part.messages:
+            content = contents.read(db, spool, [m.id])[m.id]
+            if isinstance(content, QueueError):
+                self.named.add(m.id)
+                continue
+            self.remaining[m.id] = m.remaining
+            assert len({r.number for r in m.recipients}) == len(m.recipients), "would be delivered twice"
+            for r in m.recipients:
+                envelope = (m.sender, m.arrived, m.size, m.peer, m.options)
+                to = (r.address, r.destination, r.original, r.orcpt, r.notify)
+                self.seen[m.id, r.number] = (envelope, to, content)
+
+
+def _slices(db: sqlite3.Connection, destination: str, *, retried: bool) -> Iterator[slices.Slice]:
+    after = None
+    for _ in range(SLICES):
+        part = slices.load(db, destination, after, 2e9, SLICE, retried=retried)
+        yield part
+        if part.complete:
+            return
+        after = part.last
+    raise AssertionError("the slices have no end")
+
+
+async def _fill(queue: Queue) -> None:
+    for n in range(MESSAGES):
+        to = (f"smtp:site{n % 5}.example",) * (3 if n % 4 == 0 else 1)
+        message = make(queue, b"Subject: x\r\n\r\n%d\r\n" % n * (1 + n % 20), to, sender=f"s{n}@example.org")
+        for r in message.recipients:
+            r.address, r.attempts = f"u{n}.{r.number}@example.net", n % 2
+            r.reason = "451 4.7.1 try again later" * (n % 2)
+        assert await put(queue, message) is None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, View]:
+    spool = tmp_path_factory.mktemp("whole")
+    with_queue(spool, _fill)
+    view = View(spool)
+    assert (len(view.seen), view.named, view.loud) == (90, set(), [])
+    return spool, view
+
+
+def _spoilt(origin: Path, spool: Path, chance: random.Random, size: int) -> int:
+    """A copy of a spool with other bytes somewhere in its database; where."""
+    shutil.copytree(origin, spool)
+    with database(spool).open("r+b") as file:
+        file.seek(place := chance.randrange(FIRST_PAGE_BYTES, database(spool).stat().st_size - size))
+        file.write(chance.randbytes(size))
+    return place
+
+
+@pytest.mark.wish(82)
+@pytest.mark.parametrize("size", [1, 16, 512])
+def test_what_is_damaged_is_never_delivered_and_never_passed_over_in_silence(
+    whole: tuple[Path, View], tmp_path: Path, size: int
+) -> None:
+    origin, before = whole
+    chance = random.Random(size)
+    hurt = 0
+    for number in range(ROUNDS):
+        spool = tmp_path / str(number)
+        place = _spoilt(origin, spool, chance, size)
+        now = View(spool)
+        assert now.seen.items() <= before.seen.items(), f"bytes at {place}: what was not stored would be delivered"
+        assert now.remaining.items() <= before.remaining.items(), f"bytes at {place}: recipients would be forgotten"
+        missing = {key for key in before.seen.keys() - now.seen.keys() if key[0] not in now.named}
+        assert not missing or now.loud, f"bytes at {place}: nothing is said of {missing}"
+        hurt += now.seen != before.seen
+        shutil.rmtree(spool)
+    assert hurt > ROUNDS // 20, "hardly anything was damaged"
+
+
+@pytest.mark.wish(82)
+@pytest.mark.parametrize("size", [1, 16, 512])
+def test_after_a_repair_all_that_is_whole_is_delivered_and_the_rest_is_on_hold_or_kept(
+    whole: tuple[Path, View], tmp_path: Path, size: int
+) -> None:
+    origin, before = whole
+    chance = random.Random(1000 + size)
+    for number in range(ROUNDS // 2):
+        spool = tmp_path / str(number)
+        place = _spoilt(origin, spool, chance, size)
+        first = View(spool)
+        list(repair(spool, QueueSettings()))
+        now = View(spool)
+        where = f"bytes at {place}"
+        assert [str(f) for f in check(spool, full=True) if f.kind is not Kind.QUARANTINED] == [], where
+        assert now.seen.items() <= before.seen.items(), where
+        kept = {path.name[:11] for path in (spool / "damaged").glob("*.json")}
+        held = {key for key in before.seen if format_id(key[0]) in kept}
+        assert first.seen.keys() - held <= now.seen.keys(), where
+        rescued = any((spool / "damaged").glob("queue.db.*"))
+        assert rescued or before.seen.keys() - held <= now.seen.keys(), where
+        shutil.rmtree(spool)
