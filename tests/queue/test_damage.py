@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from mailflow.cli.listing import message_lines
 from mailflow.errors import QueueError
 from mailflow.ids import format_id
 from mailflow.queue import Queue, QueueSettings
 from mailflow.store import contents, query, slices
 from mailflow.store.check import Kind, check, structure
+from mailflow.store.reader import list_messages
 from mailflow.store.repair import repair
 from mailflow.store.schema import connect_read_only, database
 from mailflow.store.sqlite import Store
@@ -52,6 +54,8 @@ class View:
             with closing(connect_read_only(spool)) as db:
                 self._look(db, spool)
                 self.loud += map(str, structure(db, full=True))
+                for message in list_messages(spool):
+                    assert message_lines(message, details=True), "an operator sees what there is"
         except (QueueError, sqlite3.Error) as error:
             self.loud.append(str(error))
 

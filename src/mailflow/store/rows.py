@@ -170,13 +170,29 @@ def read_message(row: Sequence[Any], recipients: list[Recipient]) -> Message:
 
 
 def listed_recipient(row: Sequence[Any]) -> QueuedRecipient:
-    """A listing's line from RECIPIENT_COLUMNS."""
+    """A listing's line from RECIPIENT_COLUMNS, of a damaged row too."""
     _, number, due, attempts, destination, address, original, _, _, reason = row
-    state = "held" if due >= HELD else "deferred" if attempts else "queued"
-    return QueuedRecipient(number, address, destination, original, state, due, attempts, reason)
+    due, attempts = HELD if due == HELD else _number(due), int(_number(attempts))
+    state = "held" if due == HELD else "deferred" if attempts else "queued"
+    address, destination, original = str(address), str(destination), str(original)
+    return QueuedRecipient(int(_number(number)), address, destination, original, state, due, attempts, str(reason))
 
 
 def listed_message(row: Sequence[Any], recipients: list[QueuedRecipient]) -> QueuedMessage:
-    """A listing's entry from MESSAGE_COLUMNS."""
+    """A listing's entry from MESSAGE_COLUMNS, of a damaged row too."""
     key, arrived, size, remaining, sender, peer, _ = row
-    return QueuedMessage(key, format_id(key), sender, size, arrived, read_peer(peer), remaining, tuple(recipients))
+    try:
+        client = read_peer(peer)
+    except (ValueError, TypeError, AttributeError):
+        client = Peer(name=str(peer))
+    size, remaining = int(_number(size)), int(_number(remaining))
+    return QueuedMessage(key, format_id(key), str(sender), size, _number(arrived), client, remaining, tuple(recipients))
+
+
+def _number(value: object) -> float:
+    """What stood in the place of a number, or 0 where it is none any more."""
+    return value if isinstance(value, int | float) and abs(value) < _LARGE else 0
+
+
+_LARGE = 1e12
+"""A date in the year 33,000, or a terabyte: larger numbers are damage, but for a hold."""
