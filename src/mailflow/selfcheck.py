@@ -26,6 +26,7 @@ class SelfCheck:
         knows of."""
         self._queue, self._journal, self._interval, self._take_up = queue, journal, interval, take_up
         self._task: asyncio.Task[None] | None = None
+        self._in_vain = False
 
     def start(self) -> None:
         """Begins the first look."""
@@ -60,9 +61,11 @@ class SelfCheck:
             await self._take_up()
 
     async def _mended(self) -> bool:
-        """Whether new indexes are all that the database needed."""
+        """Whether new indexes are all that the database needed. Tried in vain once, it is not tried again."""
+        if self._in_vain:
+            return False
         try:
             await self._queue.reindex()
         except QueueError:
-            return False
-        return True
+            self._in_vain = True
+        return not self._in_vain

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mailflow.cli.listing import message_lines
-from mailflow.errors import QueueError
+from mailflow.errors import QueueDamaged, QueueError
 from mailflow.ids import format_id
 from mailflow.queue import Queue, QueueSettings
 from mailflow.store import contents, query, slices
@@ -26,7 +26,7 @@ from mailflow.store.reader import list_messages
 from mailflow.store.repair import repair
 from mailflow.store.schema import connect_read_only, database
 from mailflow.store.sqlite import Store
-from tests.queue.helpers import make, put, with_queue
+from tests.queue.helpers import make, put, settle, with_queue
 
 MESSAGES = 60
 FIRST_PAGE_BYTES = 8192
@@ -53,7 +53,7 @@ class View:
             store.close(store.high_water)
             with closing(connect_read_only(spool)) as db:
                 self._look(db, spool)
-                self.loud += map(str, structure(db, full=True))
+                self.loud += map(str, structure(db))
                 for message in list_messages(spool):
                     assert message_lines(message, details=True), "an operator sees what there is"
         except (QueueError, sqlite3.Error) as error:
@@ -141,6 +141,85 @@ def test_what_is_damaged_is_never_delivered_and_never_passed_over_in_silence(
         hurt += now.seen != before.seen
         shutil.rmtree(spool)
     assert hurt > ROUNDS // 20, "hardly anything was damaged"
+
+
+def test_the_index_alone_says_who_is_due(whole: tuple[Path, View]) -> None:
+    """Else a broken page of the table would be met before anything could be read around it."""
+    wanted = dict.fromkeys(
+        ("destination", "retried", "until", "limit", "after_due", "after_message", "after_number"), 1
+    )
+    with closing(connect_read_only(whole[0])) as db:
+        for sql, values in ((slices._DUE, wanted), (slices._NEXT, (1, 1, 1, 1))):
+            plan = db.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+            assert "USING COVERING INDEX recipient_due" in plan[0][3]
+
+
+@pytest.mark.wish(82)
+def test_a_broken_page_of_recipients_holds_up_no_others(tmp_path: Path) -> None:
+    with_queue(tmp_path, _fill_many)
+    with closing(sqlite3.connect(database(tmp_path))) as db:
+        sql = "SELECT pageno, pgsize FROM dbstat WHERE name = 'recipient' AND pagetype = 'leaf' ORDER BY pageno"
+        pages = db.execute(sql).fetchall()
+        page, size = pages[2]
+    with database(tmp_path).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    with closing(connect_read_only(tmp_path)) as db:
+        found = list(_slices(db, "smtp:example.net", retried=False))
+    whole, lost = sum(len(part.messages) for part in found), sum(len(part.lost) for part in found)
+    assert (whole + lost, lost > 0) == (400, True)
+    assert lost < 400 / (len(pages) - 1)
+
+
+async def _fill_many(queue: Queue) -> None:
+    for n in range(400):
+        assert await put(queue, make(queue, due=float(n))) is None
+
+
+@pytest.mark.wish(82)
+@pytest.mark.parametrize("counter", [110, 160])
+def test_a_damaged_counter_takes_no_recipients_along(tmp_path: Path, counter: int) -> None:
+    async def body(queue: Queue) -> None:
+        await put(queue, make(queue, to=("smtp:example.net",) * 150))
+        queue._store.db.execute("UPDATE message SET remaining = ?", (counter,))
+        for share in (100, 10, 10):
+            part = await queue.load("smtp:example.net", None, 2e9, share)
+            for message in part.messages:
+                assert await settle(queue, message, message.recipients) is None
+        counts = await queue.counts()
+        assert (counts.messages, counts.recipients) == (1, 30)
+        assert (await queue.load("smtp:example.net", None, 2e9, 100)).messages[0].remaining == 30
+
+    with_queue(tmp_path, body)
+
+
+@pytest.mark.wish(82)
+def test_what_was_damaged_before_there_were_checksums_holds_up_no_others(tmp_path: Path) -> None:
+    with_queue(tmp_path, _fill)
+    with closing(sqlite3.connect(database(tmp_path), isolation_level=None)) as db:
+        db.execute("ALTER TABLE recipient DROP COLUMN envelope_crc")
+        db.execute("PRAGMA user_version = 4")
+        ids = [row[0] for row in db.execute("SELECT id FROM message ORDER BY id")]
+        db.execute("UPDATE message SET sender = CAST(x'ff41' AS TEXT) WHERE id = ?", (ids[3],))
+        db.execute("UPDATE message SET peer = 'who' WHERE id = ?", (ids[7],))
+    view = View(tmp_path)
+    assert view.named == {ids[3], ids[7]}
+    assert {key for key, _ in view.seen} == set(ids) - view.named
+
+
+@pytest.mark.wish(82)
+@pytest.mark.parametrize("column", ["segment", "page", "size"])
+def test_an_extent_that_makes_no_sense_is_told_of_and_leaves(tmp_path: Path, column: str) -> None:
+    async def body(queue: Queue) -> None:
+        message = make(queue, b"x" * 400_000)
+        await put(queue, message)
+        queue._store.db.execute(f"UPDATE extent SET {column} = 'x'")
+        with pytest.raises(QueueDamaged, match="makes no sense"):
+            await queue.content(message)
+        assert await settle(queue, message, message.recipients) is None
+        assert await put(queue, make(queue)) is None
+
+    with_queue(tmp_path, body)
 
 
 @pytest.mark.wish(82)

@@ -107,9 +107,12 @@ def _delete(store: Store, rows: Rows) -> list[int]:
     touched: dict[int, int] = {}
     for key, _, _ in rows:
         touched[key] = touched.get(key, 0) + 1
-    sql = "SELECT id, remaining FROM message WHERE id IN (SELECT value FROM json_each(?))"
-    remaining = dict(store.db.execute(sql, (json.dumps(list(touched)),)).fetchall())
-    gone = [key for key, count in touched.items() if remaining.get(key, 0) <= count]
+    # Not by `remaining`, for that may be damaged.
+    sql = f"""
+        SELECT id, (SELECT count(*) FROM (SELECT 1 FROM recipient WHERE message_id = id LIMIT {STEP_RECIPIENTS + 1}))
+        FROM message WHERE id IN (SELECT value FROM json_each(?))"""  # noqa: S608
+    left = dict(store.db.execute(sql, (json.dumps(list(touched)),)).fetchall())
+    gone = [key for key, count in touched.items() if left.get(key, 0) <= count]
     partly = touched.keys() - set(gone)
     if partly:
         keys = json.dumps([r[:2] for r in rows if r[0] in partly])

@@ -11,7 +11,7 @@ What this module does not do: change anything, or judge which finding is worse t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from enum import Enum
 from itertools import groupby
@@ -23,7 +23,7 @@ from mailflow.envelope import HELD
 from mailflow.errors import QueueDamaged
 from mailflow.ids import format_id, is_id
 from mailflow.store import checksums, contents
-from mailflow.store.failure import failure
+from mailflow.store.failure import failure, is_damage
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_ROW
 from mailflow.store.schema import CHECKSUMS_SINCE, check_format, connect_read_only, database
 
@@ -34,6 +34,10 @@ DATABASE_FINDINGS = 100
 """What the database says of itself, at most."""
 ORPHANS = 10_000
 """Rows without a message that one check reports of each table; a repair goes on until none is left."""
+
+
+_TABLES = (("recipient", "message_id"), ("content", "id"), ("extent", "id"))
+"""With the column in which they name their message."""
 
 
 class Kind(Enum):
@@ -78,28 +82,37 @@ def check(spool: Path, *, full: bool = False) -> Iterator[Finding]:
     except (sqlite3.Error, OSError) as error:
         raise failure(error, str(database(spool))) from error
     with closing(db):
-        yield from structure(db, full=full)
-        yield from _readable(_messages(db, spool))
+        try:
+            yield from _readable(_integrity(db, "integrity_check" if full else "quick_check"))
+            yield from _readable(_counters(db))
+            yield from _readable(_orphans(db, _TABLES))
+            yield from _readable(_messages(db, spool))
+        except sqlite3.Error as error:
+            raise failure(error, str(database(spool))) from error
 
 
-def structure(db: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
-    """What is wrong with the database as a whole; `full`: its indexes too. A second for each million of messages, thrice
-    that with the indexes; the interpreter lock is given up meanwhile."""
-    for look in (_database(db, full=full), _counters(db), _orphans(db)):
-        yield from _readable(look)
+def structure(db: sqlite3.Connection) -> Iterator[Finding]:
+    """What is wrong with the tables by which mail is found, and their indexes: all that nobody would notice, for what
+    cannot be found is not read. No contents: five seconds of a processor for each million of messages, without the
+    interpreter lock. Raises sqlite3.Error."""
+    for table in ("message", "recipient"):
+        yield from _readable(_integrity(db, "integrity_check", f"({table})"))
+    yield from _readable(_counters(db))
+    yield from _readable(_orphans(db, _TABLES[:1]))
 
 
 def _readable(look: Iterator[Finding]) -> Iterator[Finding]:
-    """What a look finds, as far as the database lets it look."""
+    """What a look finds, as far as a damaged database lets it look."""
     try:
         yield from look
     except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
         yield Finding(Kind.DATABASE, 0, f"cannot be read on: {error}")
 
 
-def _database(db: sqlite3.Connection, *, full: bool) -> Iterator[Finding]:
-    pragma = "integrity_check" if full else "quick_check"
-    for (line,) in db.execute(f"PRAGMA {pragma}({DATABASE_FINDINGS})").fetchall():
+def _integrity(db: sqlite3.Connection, pragma: str, argument: str = f"({DATABASE_FINDINGS})") -> Iterator[Finding]:
+    for (line,) in db.execute(f"PRAGMA {pragma}{argument}").fetchall():
         if line != "ok":
             yield Finding(Kind.DATABASE, 0, str(line).replace("\n", "; "))
 
@@ -168,9 +181,9 @@ def _contents(db: sqlite3.Connection, spool: Path, part: list[int]) -> Iterator[
             yield _damage(db, key, Kind.CONTENT, f"its content {what}")
 
 
-def _orphans(db: sqlite3.Connection) -> Iterator[Finding]:
+def _orphans(db: sqlite3.Connection, tables: Sequence[tuple[str, str]]) -> Iterator[Finding]:
     found: dict[int, list[str]] = {}
-    for table, column in (("recipient", "message_id"), ("content", "id"), ("extent", "id")):
+    for table, column in tables:
         sql = (
             f"SELECT DISTINCT {column} FROM {table}"  # noqa: S608 -- names of ours
             f" WHERE NOT EXISTS (SELECT 1 FROM message WHERE message.id = {table}.{column})"

@@ -45,6 +45,6 @@ def matches(message: Sequence[Any], its: Iterable[Sequence[Any]]) -> bool:
     for _, number, due, attempts, destination, address, original, orcpt, notify, reason, crc in its:
         if crc != recipient(start, number, destination, address, original, orcpt, notify):
             return False
-        if (type(due), type(attempts), type(reason)) != (float, int, str):
+        if (type(due), type(attempts), type(reason)) != (float, int, str) or due < 0:
             return False
     return True

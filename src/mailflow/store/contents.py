@@ -43,6 +43,11 @@ class StoredExtent(NamedTuple):
     size: int
     """Bytes."""
 
+    @property
+    def sound(self) -> bool:
+        """Whether all of it is numbers, as it was stored."""
+        return all(type(value) is int for value in self)
+
 
 def read(db: sqlite3.Connection, spool: Path, ids: Sequence[int]) -> dict[int, Content | QueueError]:
     """The contents of messages, or the error instead of each: QueueDamaged, or QueueError: it is not in the queue.
@@ -77,7 +82,11 @@ def _read(db: sqlite3.Connection, spool: Path, ids: str) -> Iterator[tuple[int, 
         "SELECT id, crc, segment, page, size FROM extent WHERE id IN (SELECT value FROM json_each(?))"
         " ORDER BY segment, page"
     )
-    yield from _read_extents(db, spool, [StoredExtent(*row) for row in db.execute(sql, (ids,)).fetchall()])
+    places = [StoredExtent(*row) for row in db.execute(sql, (ids,)).fetchall()]
+    yield from _read_extents(db, spool, [place for place in places if place.sound])
+    for place in places:
+        if not place.sound:
+            yield place.id, _damaged(place.id, "has a row that makes no sense")
 
 
 def _absent(db: sqlite3.Connection, ids: list[int]) -> Iterator[tuple[int, QueueError]]:

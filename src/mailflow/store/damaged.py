@@ -93,7 +93,7 @@ def _pieces(path: Path, start: int, size: int) -> Iterator[bytes]:
             while size > 0 and (piece := stream.read(min(size, COPY_BYTES))):
                 size -= len(piece)
                 yield piece
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, OverflowError):
         return  # what cannot be read is what is damaged
 
 

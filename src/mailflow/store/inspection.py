@@ -19,6 +19,8 @@ from mailflow.store.failure import failure, is_damage
 from mailflow.store.schema import connect_read_only, database
 from mailflow.store.sqlite import Store
 
+INTERRUPT_SECONDS = 0.05
+
 
 class Inspection:
     """One look. `findings` comes from the event loop's next turns; it raises QueueError where the queue cannot be read."""
@@ -36,17 +38,18 @@ class Inspection:
         """Breaks the look off; nobody is told of anything any more."""
         self._closed = True
         self.findings.cancel()
-        if self._db is not None:
-            with suppress(sqlite3.ProgrammingError):  # it has just ended
-                self._db.interrupt()
-        await self._loop.run_in_executor(None, self._thread.join)
+        while self._thread.is_alive():  # an interruption that comes between two statements is not noticed
+            if self._db is not None:
+                with suppress(sqlite3.ProgrammingError):  # it has just ended
+                    self._db.interrupt()
+            await self._loop.run_in_executor(None, self._thread.join, INTERRUPT_SECONDS)
 
     def _work(self) -> None:
         answer: list[Finding] | QueueError
         try:
             with closing(connect_read_only(self._spool)) as db:
                 self._db = db
-                answer = [] if self._closed else list(structure(db, full=True))
+                answer = [] if self._closed else list(structure(db))
         except (sqlite3.Error, OSError, QueueError) as error:
             answer = failure(error, str(database(self._spool)))
         with suppress(RuntimeError):  # the loop was closed under us: nobody is left to be told

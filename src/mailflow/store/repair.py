@@ -13,10 +13,10 @@ from contextlib import closing
 from pathlib import Path
 
 from mailflow.envelope import HELD
-from mailflow.errors import QueueError
+from mailflow.errors import QueueDamaged, QueueError
 from mailflow.store import damaged, rescue
 from mailflow.store.check import Finding, Kind, check
-from mailflow.store.failure import failure
+from mailflow.store.failure import failure, is_damage
 from mailflow.store.inspection import reindex
 from mailflow.store.lock import SpoolLock
 from mailflow.store.schema import connect, database
@@ -73,7 +73,11 @@ def _reindexed(spool: Path, settings: QueueSettings) -> bool:
             db.execute("BEGIN IMMEDIATE")  # closing undoes what is not committed
             reindex(db)
             db.execute("COMMIT")
-    except (sqlite3.Error, QueueError):
+    except QueueDamaged:
+        return False
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise failure(error, str(database(spool))) from error
         return False
     return True
 
@@ -85,7 +89,8 @@ def _mend(store: Store, finding: Finding) -> str:
     if finding.kind is Kind.COUNTER:
         sql = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = ?1) WHERE id = ?1"
         _guarded(store, lambda: store.db.execute(sql, (key,)))
-        return "counted anew"
+        held = store.db.execute("SELECT min(due) >= ? FROM recipient WHERE message_id = ?", (HELD, key)).fetchone()[0]
+        return f"counted anew{'; it is on hold, to be released' if held else ''}"
     try:
         kept = damaged.keep(store.db, store.spool, key, finding.text)
     except (OSError, sqlite3.Error) as error:

@@ -94,7 +94,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, int]:
 
 def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
     try:
-        rows = old.execute("SELECT key, value FROM meta").fetchall()
+        rows = old.execute("SELECT key, value FROM meta WHERE typeof(value) = 'integer'").fetchall()
     except sqlite3.DatabaseError:
         return  # ids go on behind the newest message then
     new.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)

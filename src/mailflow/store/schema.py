@@ -67,10 +67,17 @@ _LANES = (
 
 _LEFTOVER = "TABLE leftover (id INTEGER PRIMARY KEY)"
 
-_CHECKSUMS = ("ALTER TABLE recipient ADD COLUMN envelope_crc INTEGER NOT NULL DEFAULT 0",)
+_CHECKSUMS = (
+    "ALTER TABLE recipient ADD COLUMN envelope_crc INTEGER NOT NULL DEFAULT 0",
+    "DROP INDEX recipient_due",
+    "CREATE INDEX recipient_due ON recipient (destination, attempts > 0, due, message_id, number, attempts)",
+)
+"""With `attempts` itself the index has all that is asked of it alone: SQLite needs no row to tell `attempts > 0`."""
 _SEAL = """
     UPDATE recipient SET envelope_crc = coalesce((
-        SELECT seal(id, arrived, size, sender, peer, options, number, destination, address, original, orcpt, notify)
+        SELECT seal(id, arrived, size, CAST(sender AS BLOB), CAST(peer AS BLOB), CAST(options AS BLOB), number,
+            CAST(destination AS BLOB), CAST(address AS BLOB), CAST(original AS BLOB), CAST(orcpt AS BLOB),
+            CAST(notify AS BLOB))
         FROM message WHERE id = message_id), 0)"""
 
 _STEPS: dict[int, tuple[str, ...]] = {
@@ -190,6 +197,7 @@ def seal(db: sqlite3.Connection) -> None:
 
 def _envelope_crc(*columns: Any) -> int:
     try:
-        return checksums.recipient(checksums.envelope(*columns[:6]), *columns[6:])
+        values: list[Any] = [value.decode() if isinstance(value, bytes) else value for value in columns]
+        return checksums.recipient(checksums.envelope(*values[:6]), *values[6:])
     except (TypeError, ValueError, OverflowError):
         return 0

@@ -46,7 +46,7 @@ class QueueSettings(Section):
 
     check_interval: Duration = setting("1d")
     """How often a running server looks for damage in its database, the first time after its start; contents are not
-    read. It takes a second of a processor for each 300,000 messages. 0: never."""
+    read. It takes a second of a processor for each 200,000 messages. 0: never."""
 
     @field_validator("backoff")
     @classmethod

@@ -20,7 +20,7 @@ from mailflow.store.failure import is_damage
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_ROW
 from mailflow.store.values import Position, Slice
 
-START = Position(-1.0, -1, -1)
+START = Position(float("-inf"), -1, -1)
 """In front of every recipient."""
 UNKNOWN = 0
 """In the place of an id that is none."""
@@ -72,13 +72,16 @@ def _proved(
     grouped: dict[int, list[tuple[Any, ...]]] = {}
     for row in found:
         grouped.setdefault(row[0], []).append(row)
-    envelopes = {row[0]: row for row in _messages(db, list(grouped))}
+    envelopes = {row[0]: row for row in _messages(db, [key for key in grouped if is_id(key)])}
     messages: list[Message] = []
     lost: list[int] = []
     for key, its in grouped.items():
         envelope = envelopes.get(key)
-        if envelope and all(_agrees(row, wanted) for row in its) and _whole(envelope, [row[_KEY:] for row in its]):
-            messages.append(rows.read_message(envelope[:-1], [rows.read_recipient(row[_KEY:]) for row in its]))
+        message = None
+        if envelope and all(_agrees(row, wanted) for row in its):
+            message = _message(envelope, [row[_KEY:] for row in its])
+        if message is not None:
+            messages.append(message)
         else:
             lost.append(key if is_id(key) else UNKNOWN)
     return messages, lost
@@ -95,15 +98,20 @@ def _agrees(row: tuple[Any, ...], wanted: dict[str, Any]) -> bool:
     )
 
 
-def _whole(envelope: Sequence[Any], its: list[tuple[Any, ...]]) -> bool:
-    """Whether a message is as it was stored, as far as it can be seen from these recipients."""
+def _message(envelope: Sequence[Any], its: list[tuple[Any, ...]]) -> Message | None:
+    """A message, if it is as it was stored, as far as it can be seen from these recipients."""
     *message, counted = envelope
     remaining = message[3]
     if type(remaining) is not int or min(remaining, COUNTED) != counted:
-        return False
+        return None
     if len(its) > 1 and len({row[1] for row in its}) < len(its):  # an entry of the index that is there twice
-        return False
-    return checksums.matches(message, its)
+        return None
+    if not checksums.matches(message, its):
+        return None
+    try:
+        return rows.read_message(message, [rows.read_recipient(row) for row in its])
+    except (ValueError, TypeError, AttributeError):  # damaged already when it was given its checksum
+        return None
 
 
 def _found(db: sqlite3.Connection, wanted: dict[str, Any]) -> list[tuple[Any, ...]]:

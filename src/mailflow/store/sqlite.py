@@ -32,6 +32,7 @@ from mailflow.store.rows import NOTHING, EnteringRows
 from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
+from mailflow.store.slices import COUNTED
 from mailflow.store.values import Settlement
 
 T = TypeVar("T")
@@ -40,6 +41,10 @@ ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
+_COUNT = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = id) WHERE id = ?"
+_LEFT = f"""
+    SELECT remaining, (SELECT count(*) FROM (SELECT 1 FROM recipient WHERE message_id = id LIMIT {COUNTED}))
+    FROM message WHERE id = ?"""  # noqa: S608
 ALL = 2**62
 """Reserves all segments, or content files: a row that makes no sense may mean any of them."""
 ROOM_SECONDS = 0.2
@@ -104,7 +109,7 @@ class Store:
         statements.prepare(self._db)
         mark = self._db.execute("SELECT value FROM meta WHERE key = 'high_water'").fetchone()
         newest = self._db.execute("SELECT max(id) FROM message").fetchone()[0]
-        self._reserved = mark[0] if mark else 0
+        self._reserved = mark[0] if mark and type(mark[0]) is int else 0
         self.high_water = max(self.high_water, self._reserved, newest or 0)
         self.leftovers = self._db.execute("SELECT 1 FROM leftover LIMIT 1").fetchone() is not None
 
@@ -315,8 +320,11 @@ class Store:
     def count_down(self, id: int, removed: int) -> int:
         """Subtracts from `remaining`; returns what is left, 0 also for a message that is not there."""
         self.db.execute("UPDATE message SET remaining = remaining - ? WHERE id = ?", (removed, id))
-        row = self.db.execute("SELECT remaining FROM message WHERE id = ?", (id,)).fetchone()
-        return max(row[0], 0) if row else 0
+        row = self.db.execute(_LEFT, (id,)).fetchone()
+        if row and min(row[0], COUNTED) != row[1]:  # the counter is damaged: nobody may leave for that
+            self.db.execute(_COUNT, (id,))
+            row = self.db.execute(_LEFT, (id,)).fetchone()
+        return row[0] if row else 0
 
     def _release_files(self, work: Sequence[Settlement], left: dict[int, int]) -> None:
         for settlement in work:

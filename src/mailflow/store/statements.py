@@ -71,6 +71,7 @@ LEFTOVER = Table("leftover", "id", "id")
 EXTENT = Table("extent", "id, crc, segment, page, size", "id")
 EXTENTS = (
     "SELECT json_group_array(json_array(segment, page, size)) FROM extent WHERE id IN (SELECT value FROM json_each(?))"
+    " AND typeof(segment) = 'integer' AND typeof(page) = 'integer' AND typeof(size) = 'integer'"
 )
 """Where the contents of messages are, of which some have none there: JSON for JSON, in one step."""
 
