@@ -36,6 +36,8 @@ ORPHANS = 10_000
 """Rows without a message that one check reports of each table; a repair goes on until none is left."""
 
 
+FINDING = ("message", "recipient")
+"""The tables by which mail is found."""
 _TABLES = (("recipient", "message_id"), ("content", "id"), ("extent", "id"))
 """With the column in which they name their message."""
 
@@ -95,7 +97,7 @@ def structure(db: sqlite3.Connection) -> Iterator[Finding]:
     """What is wrong with the tables by which mail is found, and their indexes: all that nobody would notice, for what
     cannot be found is not read. No contents: five seconds of a processor for each million of messages, without the
     interpreter lock. Raises sqlite3.Error."""
-    for table in ("message", "recipient"):
+    for table in FINDING:
         yield from _readable(_integrity(db, "integrity_check", f"({table})"))
     yield from _readable(_counters(db))
     yield from _readable(_orphans(db, _TABLES[:1]))

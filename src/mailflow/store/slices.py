@@ -37,7 +37,8 @@ _KEY = 3
 _COLUMNS = ", ".join(f"r.{name}" for name in RECIPIENT_ROW.split(", "))
 _FOUND = f"""
     SELECT d.*, {_COLUMNS} FROM ({_DUE}) AS d
-    LEFT JOIN recipient AS r ON r.message_id = d.message_id AND r.number = d.number"""  # noqa: S608
+    LEFT JOIN recipient AS r ON r.message_id = d.message_id AND r.number = d.number
+    ORDER BY d.due, d.message_id, d.number"""  # noqa: S608
 _ROW = f"SELECT {RECIPIENT_ROW} FROM recipient WHERE message_id = ? AND number = ?"  # noqa: S608
 _MESSAGES = f"""
     SELECT {MESSAGE_COLUMNS}, (SELECT count(*) FROM (SELECT 1 FROM recipient WHERE message_id = id LIMIT {COUNTED}))
