@@ -57,6 +57,9 @@ FILTERS = {
 }
 """Conditions that nothing fulfils: the whole queue has to be read."""
 
+RESTING_SECONDS = 0.1
+"""CPU time in a second of a server that has nothing more to do."""
+
 
 def fill(spool: Path, messages: int) -> None:
     """Deferred messages for a hundredth as many sites; a tenth of them from one sender."""
@@ -130,10 +133,20 @@ def measure_size(messages: int, sink: SinkProcess, folder: Path, seconds: float)
         begun = time.perf_counter()
         server.start()
         yield "start s", time.perf_counter() - begun
+        yield "look for damage, CPU s", _rest(server.pid)
         yield from _commands(server, sink, messages, seconds)
     finally:
         server.stop()
         shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _rest(pid: int) -> float:
+    """Waits until a server that was just started has looked at its queue; the CPU time since it began, s."""
+    used = 0.0
+    while (now := cpu_seconds(pid)) - used > RESTING_SECONDS:
+        used = now
+        time.sleep(1.0)
+    return now
 
 
 def _commands(server: Filled, sink: SinkProcess, messages: int, seconds: float) -> Iterator[tuple[str, float]]:
