@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-from mailflow.errors import QueueDamaged, QueueError, QueueFull
+from mailflow.errors import QueueError, QueueFull
 
 
 class StoreBroken(QueueError):
@@ -58,10 +58,8 @@ def failure(error: Exception, what: str) -> QueueError:
         name = getattr(error, "sqlite_errorname", "")
         primary = code & 0xFF
         text = f"{what}: {error}{f' ({name})' if name else ''}"
-        if is_damage(error):  # what else is in the store can be read and written
-            return QueueDamaged(
-                f"{text}; mailflow queue check --repair, with the server stopped, mends what can be mended"
-            )
+        if is_damage(error):
+            text += "; mailflow queue check --repair, with the server stopped, mends what can be mended"
         if primary == sqlite3.SQLITE_FULL:
             return QueueFull(text)
         return QueueError(text) if primary in _HARMLESS or not name else StoreBroken(text)
