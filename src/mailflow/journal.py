@@ -76,7 +76,7 @@ class Journal:
         self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=reason)
 
     def lost(self, queue_id: str) -> None:
-        """Its envelope cannot be found: whose it was and from whom is not known."""
+        """Its envelope is not what was stored, or cannot be found: to whom and from whom it is may be wrong, and is not told."""
         reason = "its envelope in the queue is damaged; its recipients are put on hold (mailflow queue check says more)"
         self._event("warning", Level.ERROR, id=queue_id, reason=reason)
 

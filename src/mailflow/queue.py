@@ -266,7 +266,7 @@ class Queue:
         self._sweep_timer = self._loop.call_later(pause, self._sweep_on)
 
     def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> None:
-        """Puts a message on hold whose content is damaged; `each` gets what every step changed.
+        """Puts a message on hold whose content or envelope is damaged; `each` gets what every step changed.
 
         Where that fails, the message is deferred like any other, and found again at the next attempt.
         """

@@ -146,7 +146,7 @@ class Fronted(asyncio.Protocol):
         hall.desk.log.event("connect", level=10, client=session.client)
         if (
             core.closing
-        ):  # at once, before it says more: what is not read when we close resets the connection, and may overtake this
+        ):  # at once: what it says more, and is not read when we close, resets the connection and overtakes this
             self.flush()
         else:
             hall.turn.add(self)
