@@ -299,9 +299,8 @@ class Flow:
     def _unread(self, delivery: Delivery, damage: str) -> None:
         """The content could not be read back; `damage`: because it is damaged, and how."""
         self._ended(delivery)
-        if damage:
+        if damage and self._queue.quarantine(delivery.message.id, self.withdraw):
             self._journal.damaged(delivery.message, damage)
-            self._queue.quarantine(delivery.message.id, self.withdraw)
 
     def _finished(self, delivery: Delivery) -> None:
         """An agent is done: what follows, and whose turn is it now?"""

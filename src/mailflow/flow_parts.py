@@ -47,5 +47,5 @@ class FlowParts:
 
     def lost(self, message_id: int) -> None:
         """A message's envelope is damaged: who is left of its recipients waits, on hold, for the operator (wish 82)."""
-        self.journal.lost(format_id(message_id))
-        self.queue.quarantine(message_id, lambda _changed: None)
+        if self.queue.quarantine(message_id, lambda _changed: None):
+            self.journal.lost(format_id(message_id))

@@ -70,6 +70,11 @@ class Journal:
         """The queue could not store what became of a delivery; it will be repeated."""
         self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=f"not settled: {reason}")
 
+    def aside(self, message: Message, reason: str) -> None:
+        """The database is damaged where the outcome of a delivery would be written: its recipients are left alone (wish 82)."""
+        reason = f"what became of it cannot be written; it is not tried again before the queue is repaired: {reason}"
+        self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=reason)
+
     def damaged(self, message: Message, reason: str) -> None:
         """Its content is not what was stored: it waits, on hold, for the operator (wish 82)."""
         reason = f"{reason}; the message is put on hold (mailflow queue check says more)"

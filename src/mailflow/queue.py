@@ -25,6 +25,7 @@ from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import IdSource
 from mailflow.store import query, slices
 from mailflow.store.admin import AdminTask, Command, merged
+from mailflow.store.aside import Aside
 from mailflow.store.batch import Admin, Done, Task
 from mailflow.store.check import Finding
 from mailflow.store.compact import CompactTask
@@ -67,6 +68,8 @@ SWEEP_SPARES = 19
 """The same for what deleted messages left behind, which nobody waits for: a twentieth of the writer's time."""
 SWEEP_RETRY_SECONDS = 60.0
 """How soon a sweep that failed goes on."""
+MOST_QUARANTINED = 10_000
+"""Damaged messages that are remembered because they cannot be put on hold."""
 ADMIN_PAUSE_SECONDS = 1.0
 """The longest such pause."""
 
@@ -75,7 +78,14 @@ class Queue:
     """The queue of one spool; made by `Queue.open`."""
 
     def __init__(
-        self, spool: Path, settings: QueueSettings, lock: SpoolLock, store: Store, free: int, now: Callable[[], float]
+        self,
+        spool: Path,
+        settings: QueueSettings,
+        lock: SpoolLock,
+        store: Store,
+        aside: Aside,
+        free: int,
+        now: Callable[[], float],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.spool = spool
@@ -85,12 +95,14 @@ class Queue:
         self._now = now
         self._loop = loop
         self._ids = IdSource(store.high_water)
-        self._writer = Writer(store, loop, self._last_id, free, settings.reserve)
+        self._writer = Writer(store, aside, loop, self._last_id, free, settings.reserve)
         self._lookups = Lookups(spool, loop)
         self._spills: set[asyncio.Task[None]] = set()
         self.skew = 0.0
         """Seconds by which due times are behind the wall clock, when that was set anew while we ran; the flow sets it."""
         self._closed = False
+        self._quarantined: set[int] = set()
+        """Damaged messages that are about to be put on hold, or that could not be."""
         self._commands = asyncio.Semaphore(ADMIN_AT_ONCE)
         self._mail_commits = 0
         self._sweep: SweepTask | None = None
@@ -108,8 +120,8 @@ class Queue:
         `now` gives seconds since 1970. Raises QueueLocked when another process holds the spool, QueueError when it
         cannot be read or written, or was written by a newer mailflow.
         """
-        lock, store, free = await asyncio.get_running_loop().run_in_executor(None, _open, spool, settings, now)
-        return cls(spool, settings, lock, store, free, now)
+        opened = await asyncio.get_running_loop().run_in_executor(None, _open, spool, settings, now)
+        return cls(spool, settings, *opened, now)
 
     def new_id(self) -> int:
         """An id that no message of this spool has, had, or will have (wishes 60 and 81)."""
@@ -132,6 +144,16 @@ class Queue:
     @on_failure.setter
     def on_failure(self, call: Callable[[QueueError], None] | None) -> None:
         self._writer.on_failure = call
+
+    @property
+    def on_aside(self) -> Callable[[Message, str], None] | None:
+        """Called for each message whose outcome the database cannot take, for it is damaged there: who was attempted is left
+        alone until the queue has been repaired. That it is done with survives a restart, unless its own callback gets an error too."""
+        return self._writer.on_aside
+
+    @on_aside.setter
+    def on_aside(self, call: Callable[[Message, str], None] | None) -> None:
+        self._writer.on_aside = call
 
     # Writing
 
@@ -196,9 +218,12 @@ class Queue:
         """The next recipients of a destination that are due by `until`, behind `after`, at most `limit` of them.
 
         `retried`: those that were tried before, else those that were not. In order (due, message id, number); held ones
-        are left out.
+        are left out, and those that are set aside (`on_aside`).
         """
-        return self._lookups.ask(lambda db: slices.load(db, destination, after, until, limit, retried=retried))
+        aside = self._writer.aside
+        return self._lookups.ask(
+            lambda db: slices.without(slices.load(db, destination, after, until, limit, retried=retried), aside)
+        )
 
     def content(self, message: Message) -> asyncio.Future[Content]:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
@@ -265,20 +290,29 @@ class Queue:
         pause = min(ADMIN_PAUSE_SECONDS, sweep.seconds * SWEEP_SPARES) if busy else 0.0
         self._sweep_timer = self._loop.call_later(pause, self._sweep_on)
 
-    def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> None:
+    def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> bool:
         """Puts a message on hold whose content or envelope is damaged; `each` gets what every step changed.
 
-        Where that fails, the message is deferred like any other, and found again at the next attempt.
+        Returns whether that had to be begun. Where it was and nothing could be held, for the rows cannot be found or not
+        be written, the message is found again at each attempt, and need not be told of each time.
         """
+        if id in self._quarantined:
+            return False
+        if len(self._quarantined) < MOST_QUARANTINED:
+            self._quarantined.add(id)
         task = AdminTask(Command.HOLD, Selection(ids=(id,)), self._now())
 
         def held(step: asyncio.Future[list[Any]]) -> None:
-            if not step.cancelled() and step.exception() is None:
-                each(step.result())
-                if not task.complete:
-                    self._step(task).add_done_callback(held)
+            if step.cancelled() or step.exception() is not None:
+                return
+            if changed := step.result():
+                each(changed)
+                self._quarantined.discard(id)  # it may be released, and is to be told of again then
+            if not task.complete:
+                self._step(task).add_done_callback(held)
 
         self._step(task).add_done_callback(held)
+        return True
 
     async def inspect(self) -> list[Finding]:
         """What is wrong with the database as a whole (store/inspection.py). Raises QueueError."""
@@ -376,8 +410,8 @@ class Queue:
         task.add_done_callback(self._spills.discard)
 
 
-def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tuple[SpoolLock, Store, int]:
-    """Lock, store and free bytes of a spool; nothing stays locked when it raises."""
+def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tuple[SpoolLock, Store, Aside, int]:
+    """Lock, store, what is set aside, and free bytes of a spool; nothing stays locked when it raises."""
     try:
         make_folder(spool)
     except OSError as error:
@@ -387,6 +421,7 @@ def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tup
     try:
         store = Store.open(spool, settings, now)
         try:
+            aside = Aside.open(store)
             store.reserve(store.high_water)
             pull_in(store, now(), settings.longest_wait)
             free = store.free_bytes()
@@ -398,4 +433,4 @@ def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tup
     except BaseException:
         lock.release()
         raise
-    return lock, store, free
+    return lock, store, aside, free

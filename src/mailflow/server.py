@@ -184,6 +184,7 @@ class Server:
         self.dns = DnsResolver(settings.dns)
         stack.push_async_callback(self.dns.close)
         self.flow = self._make_flow()
+        self.queue.on_aside = self.flow.parts.journal.aside
         stack.push_async_callback(self._stop_flow)
         if self._deliver:
             await self.flow.start()

@@ -10,6 +10,7 @@ import pytest
 
 from mailflow.queue import Queue, Settlement
 from mailflow.store import writer as writer_module
+from mailflow.store.aside import Aside
 from mailflow.store.writer import Writer
 from tests.queue.helpers import everything, make, put, settle, with_queue
 
@@ -72,7 +73,7 @@ def test_an_error_that_nobody_foresaw_is_told_to_all_and_the_thread_goes_on(tmp_
     async def body(queue: Queue) -> None:
         failed: list[object] = []
         loop = asyncio.get_running_loop()
-        writer = Writer(BrokenStore(), loop, lambda: 0, free=10**9, reserve=0)  # type: ignore[arg-type]
+        writer = Writer(BrokenStore(), Aside(tmp_path), loop, lambda: 0, free=10**9, reserve=0)  # type: ignore[arg-type]
         writer.on_failure = failed.append
         for _ in range(2):
             async with asyncio.timeout(20):

@@ -35,7 +35,7 @@ def _check(state: State, full: bool, repair: bool, as_json: bool) -> int:
     Exit code 0: the queue is whole, or everything was mended and nothing waits for you. 1: something is wrong. 2: it
     could not be checked.
 
-    JSON fields: kind (database, counter, envelope, content, quarantined, empty, orphan), id (null for the database), text, and
+    JSON fields: kind (database, counter, envelope, content, quarantined, aside, empty, orphan), id (null for the database), text, and
     with --repair done (what was done; "" when it waits for you).
     """
     from mailflow.errors import QueueError

@@ -58,6 +58,9 @@ class Batch:
     """Place of a message → why it is not in the queue."""
     unsettled: dict[int, QueueError] = field(default_factory=dict)
     """Place of a settlement → why it is not on disk. QueueFull: it is to be tried again."""
+    aside: dict[int, QueueError] = field(default_factory=dict)
+    """Place of a settlement → why the database cannot take it, nor ever will before it is repaired: its recipients are left
+    alone until then. It is durable all the same, unless it is in `unsettled` too."""
     left: dict[int, int] = field(default_factory=dict)
     """Message id → recipients left, for messages of which only some have been settled."""
     finished: list[tuple[Admin, list[Any] | QueueError]] = field(default_factory=list)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from mailflow.envelope import HELD
 from mailflow.errors import QueueDamaged
 from mailflow.ids import format_id, is_id
-from mailflow.store import checksums, contents
+from mailflow.store import aside, checksums, contents
 from mailflow.store.failure import failure, is_damage
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_ROW
 from mailflow.store.schema import CHECKSUMS_SINCE, check_format, connect_read_only, database
@@ -55,6 +55,8 @@ class Kind(Enum):
     """A message whose content is missing, or is not what was stored under its id."""
     QUARANTINED = "quarantined"
     """A damaged envelope or content, with all its recipients on hold already: it waits for the operator."""
+    ASIDE = "aside"
+    """A message of which recipients are done with, whose rows a damaged database did not let go (aside.py)."""
     EMPTY = "empty"
     """A message without a recipient."""
     ORPHAN = "orphan"
@@ -89,7 +91,8 @@ def check(spool: Path, *, full: bool = False) -> Iterator[Finding]:
             yield from _readable(_counters(db))
             yield from _readable(_orphans(db, _TABLES))
             yield from _readable(_messages(db, spool))
-        except sqlite3.Error as error:
+            yield from _readable(_aside(db, spool))
+        except (sqlite3.Error, OSError) as error:
             raise failure(error, str(database(spool))) from error
 
 
@@ -181,6 +184,13 @@ def _contents(db: sqlite3.Connection, spool: Path, part: list[int]) -> Iterator[
         if isinstance(error, QueueDamaged) and is_message(db, key):  # else it has left meanwhile
             what = str(error).partition(f"{format_id(key)} ")[2]
             yield _damage(db, key, Kind.CONTENT, f"its content {what}")
+
+
+def _aside(db: sqlite3.Connection, spool: Path) -> Iterator[Finding]:
+    for key, its in groupby(sorted(aside.read(spool)), key=itemgetter(0)):
+        if is_message(db, key):
+            text = f"{len(list(its))} of its recipients are done with, which could not be written; they are not tried again"
+            yield Finding(Kind.ASIDE, key, text)
 
 
 def _orphans(db: sqlite3.Connection, tables: Sequence[tuple[str, str]]) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ reserve is refused before it is written. When a commit fails:
 - no space: the log is copied into the database, so that it is written again from its beginning, and the batch is tried
   once more, settlements first and in ever smaller parts, for they make room. Then messages are refused with QueueFull
   and settlements left for later;
-- a value that SQLite will not take refuses only the message or settlement that has it;
+- a value that SQLite will not take refuses only the message or settlement that has it, and so does a page of the
+  database that is damaged; such a settlement is set aside (`aside.py`), for its delivery must not be repeated;
 - a failing write or fsync refuses the messages, reopens and re-proves the store, and writes the settlements again. When
   the store cannot be reopened it is `dead`: everything from then on is answered with that error. What was not
   settled is still in the queue on disk.
@@ -20,8 +21,9 @@ from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 from mailflow.errors import QueueError, QueueFull
+from mailflow.store.aside import Aside
 from mailflow.store.batch import Batch
-from mailflow.store.failure import StoreBroken, failure
+from mailflow.store.failure import StoreBroken, StoreDamaged, failure
 from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
 from mailflow.store.sqlite import Store
 
@@ -31,15 +33,20 @@ Places: TypeAlias = Sequence[int]
 
 REOPEN_TRIES = 3
 REOPEN_PAUSE_SECONDS = 0.5
+MOST_ASIDE = 10_000
+"""Recipients that are set aside; a database that does not let more go than these has failed for good."""
 
 
 class Committer:
     """Writes batches to one store; keeps `reserve` bytes of its disk free of new mail."""
 
-    def __init__(self, store: Store, reserve: int) -> None:
+    def __init__(self, store: Store, aside: Aside, reserve: int) -> None:
         self.dead: QueueError | None = None
         """Why nothing can be written any more."""
         self._store = store
+        self._aside = aside
+        self._set = len(aside.keys)
+        """Recipients that are set aside, noted or not."""
         self._reserve = reserve
 
     def write(self, batch: Batch) -> None:
@@ -157,8 +164,10 @@ class Committer:
         entered = [batch.messages[i].id for i in messages]
         entered += [m.id for i in work for m in batch.work[i].new]
         for _ in range(REOPEN_TRIES):
+            proved = False
             try:
                 self._store.reopen(entered, batch.last_id)
+                proved = True
                 if work:
                     batch.left.update(self._store.commit([], [batch.work[i] for i in work], batch.last_id))
             except QueueFull as full:
@@ -166,15 +175,41 @@ class Committer:
                 return
             except QueueError as again:
                 error = again
+                if proved and isinstance(error, StoreDamaged):
+                    self._halve(batch, [], work, error)
+                    return
                 time.sleep(REOPEN_PAUSE_SECONDS)
             else:
                 return
         self.dead = error
-        self._leave(batch, work, error)
+        self._give_up(batch, [], work, error)
 
     def _give_up(self, batch: Batch, messages: Places, work: Places, error: QueueError) -> None:
         self._refuse(batch, messages, error)
-        self._leave(batch, work, error)
+        if work and isinstance(error, StoreDamaged):
+            self._set_aside(batch, work, error)
+        else:
+            self._leave(batch, work, error)
+
+    def _set_aside(self, batch: Batch, work: Places, error: QueueError) -> None:
+        """The rows cannot be written. What was done is noted beside the database, with new mail (bounces) in it before:
+        a crash in between may make it twice. What cannot be noted is left alone by this server only."""
+        settlements = [batch.work[i] for i in work]
+        self._set += sum(len(s.done) + len(s.deferred) for s in settlements)
+        if self._set > MOST_ASIDE:
+            self.dead = self.dead or error
+            self._leave(batch, work, error)
+            return
+        batch.aside.update(dict.fromkeys(work, error))
+        new = [message for settlement in settlements for message in settlement.new]
+        try:
+            if new:
+                self._store.commit(new, [], batch.last_id)
+            self._aside.add([(s.message.id, recipient.number) for s in settlements for recipient in s.done])
+        except (QueueError, OSError) as failed:
+            self._leave(batch, work, error)
+            if isinstance(failed, StoreBroken):
+                self.dead = self.dead or failed
 
     def _refuse(self, batch: Batch, messages: Places, error: QueueError) -> None:
         for i in messages:

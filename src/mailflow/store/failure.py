@@ -1,7 +1,8 @@
 """What an error of SQLite or the operating system means for the queue.
 
-Three kinds, three classes: `QueueFull` (no room now, the store is whole), `QueueError` (this operation was refused, the
-store is whole), and `StoreBroken` (what reached the disk is uncertain: close, reopen, verify). Pure.
+Four kinds, four classes: `QueueFull` (no room now, the store is whole), `QueueError` (this operation was refused, the
+store is whole), `StoreDamaged` (this cannot be read or written, all else can) and `StoreBroken` (what reached the disk is
+uncertain: close, reopen, verify). Pure.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ import errno
 import sqlite3
 
 from mailflow.errors import QueueError, QueueFull
+
+
+class StoreDamaged(QueueError):
+    """The database's own structure is broken where it was read or written: nothing has changed, and trying again does
+    not help before it is repaired. What is elsewhere in it is not touched by that."""
 
 
 class StoreBroken(QueueError):
@@ -59,7 +65,9 @@ def failure(error: Exception, what: str) -> QueueError:
         primary = code & 0xFF
         text = f"{what}: {error}{f' ({name})' if name else ''}"
         if is_damage(error):
-            text += "; mailflow queue check --repair, with the server stopped, mends what can be mended"
+            return StoreDamaged(
+                f"{text}; mailflow queue check --repair, with the server stopped, mends what can be mended"
+            )
         if primary == sqlite3.SQLITE_FULL:
             return QueueFull(text)
         return QueueError(text) if primary in _HARMLESS or not name else StoreBroken(text)

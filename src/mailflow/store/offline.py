@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mailflow.errors import QueueError
 from mailflow.store.admin import AdminTask, Command, merged
+from mailflow.store.aside import Aside
 from mailflow.store.compact import INCREMENTAL, CompactTask, rewrite
 from mailflow.store.leftovers import SweepTask
 from mailflow.store.lock import SpoolLock
@@ -79,6 +80,7 @@ def open_offline(
     try:
         store = Store.open(spool, settings or QueueSettings(), now)
         try:
+            Aside.open(store)
             yield OfflineQueue(store, now)
         finally:
             store.close(store.high_water)

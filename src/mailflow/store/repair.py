@@ -15,6 +15,7 @@ from pathlib import Path
 from mailflow.envelope import HELD
 from mailflow.errors import QueueDamaged, QueueError
 from mailflow.store import damaged, rescue
+from mailflow.store.aside import Aside
 from mailflow.store.check import Finding, Kind, check
 from mailflow.store.failure import failure, is_damage
 from mailflow.store.inspection import reindex
@@ -57,9 +58,10 @@ def repair(spool: Path, settings: QueueSettings) -> Iterator[Mended]:
             findings = list(check(spool, full=True))
         store = Store.open(spool, settings)
         try:
+            aside = Aside.open(store)
             for finding in findings:
                 if finding.kind is not Kind.DATABASE:
-                    yield Mended(finding, _mend(store, finding))
+                    yield Mended(finding, _mend(store, aside, finding))
         finally:
             store.close(store.high_water)
     finally:
@@ -82,10 +84,12 @@ def _reindexed(spool: Path, settings: QueueSettings) -> bool:
     return True
 
 
-def _mend(store: Store, finding: Finding) -> str:
+def _mend(store: Store, aside: Aside, finding: Finding) -> str:
     key = finding.id
     if finding.kind is Kind.QUARANTINED:
         return ""
+    if finding.kind is Kind.ASIDE:
+        return "" if any(left == key for left, _ in aside.keys) else "taken out of the queue"
     if finding.kind is Kind.COUNTER:
         sql = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = ?1) WHERE id = ?1"
         _guarded(store, lambda: store.db.execute(sql, (key,)))

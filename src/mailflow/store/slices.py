@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from mailflow.envelope import HELD, Message
@@ -64,6 +64,15 @@ def load(
         db.execute("ROLLBACK")
     last = Position(found[-1][2], *found[-1][:2]) if found else None
     return Slice(messages, last, complete=len(found) < limit, next_due=next_due, lost=lost)
+
+
+def without(found: Slice, aside: Collection[tuple[int, int]]) -> Slice:
+    """A slice less those recipients."""
+    if aside:
+        for message in found.messages:
+            message.recipients = [r for r in message.recipients if (message.id, r.number) not in aside]
+        found.messages = [message for message in found.messages if message.recipients]
+    return found
 
 
 def _proved(

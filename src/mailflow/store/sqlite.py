@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mailflow.envelope import ContentFile, Message, Recipient
+from mailflow.envelope import ContentFile, Message
 from mailflow.errors import QueueError
 from mailflow.store import checksums, statements
 from mailflow.store.content import ContentFiles, sync_folder
@@ -301,20 +301,27 @@ class Store:
             for r in settlement.deferred:
                 deferred += (r.due, r.attempts, r.reason, message.id, r.number)
             if settlement.done:
-                left[message.id] = self._remove_recipients(message.id, settlement.done)
+                left[message.id] = self._take_out(message.id, [r.number for r in settlement.done])
         if deferred:
             statements.DEFERRING(self.db, deferred)
         gone += [key for key, count in left.items() if count == 0]
         return gone, left
 
-    def _remove_recipients(self, id: int, done: list[Recipient]) -> int:
+    def remove_recipients(self, id: int, numbers: list[int]) -> None:
+        """Recipients of one message out of the tables, the message with the last of them, inside a transaction of the
+        caller's. Of a message that is not there nothing else is touched: its recipients' rows may be damaged only."""
+        there = self.has_message(id)
+        if self._take_out(id, numbers) == 0 and there:
+            self.remove([id])
+
+    def _take_out(self, id: int, numbers: list[int]) -> int:
         """Takes some recipients out; what is counted is what was there. Returns how many the message has left."""
         removed = 0
-        for first in range(0, len(done), statements.MOST):
-            numbers = [r.number for r in done[first : first + statements.MOST]]
-            marks = ",".join("?" * len(numbers))
+        for first in range(0, len(numbers), statements.MOST):
+            some = numbers[first : first + statements.MOST]
+            marks = ",".join("?" * len(some))
             sql = f"DELETE FROM recipient WHERE message_id = ? AND number IN ({marks})"  # noqa: S608
-            removed += self.db.execute(sql, (id, *numbers)).rowcount
+            removed += self.db.execute(sql, (id, *some)).rowcount
         return self.count_down(id, removed)
 
     def count_down(self, id: int, removed: int) -> int:

@@ -20,6 +20,7 @@ from threading import Thread
 from mailflow.envelope import Message
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store import room
+from mailflow.store.aside import Aside
 from mailflow.store.batch import Admin, Batch, Done
 from mailflow.store.commit import Committer
 from mailflow.store.room import Room, weight
@@ -45,17 +46,26 @@ class Writer:
     """Loop side of the group commit, and the thread. Made and used on the event loop."""
 
     def __init__(
-        self, store: Store, loop: asyncio.AbstractEventLoop, last_id: Callable[[], int], free: int, reserve: int
+        self,
+        store: Store,
+        aside: Aside,
+        loop: asyncio.AbstractEventLoop,
+        last_id: Callable[[], int],
+        free: int,
+        reserve: int,
     ) -> None:
         """`free`: bytes of free space now; `reserve`: those that new mail may not use."""
         self.on_commit: Callable[[], None] | None = None
         self.on_failure: Callable[[QueueError], None] | None = None
+        self.on_aside: Callable[[Message, str], None] | None = None
+        self.aside = set(aside.keys)
+        """Recipients that are left alone, as message id and number: more than the thread notes, where noting failed."""
         self.room = Room(free, reserve)
         self.mail_commits = 0
         """Commits that had mail in them, so far."""
         self.waiting = 0
         """Bytes in memory that are not on disk yet: what `room.weight` says of their messages."""
-        self._committer = Committer(store, reserve)
+        self._committer = Committer(store, aside, reserve)
         self._loop = loop
         self._last_id = last_id
         self._next: list[Batch] = []
@@ -224,7 +234,7 @@ class Writer:
             self._idle.set_result(None)
 
     def _answer(self, batch: Batch) -> None:
-        if batch.refused or batch.unsettled or batch.left:
+        if batch.refused or batch.unsettled or batch.aside or batch.left:
             self._answer_each(batch)
         else:  # as nearly always
             for answers in (batch.message_done, batch.work_done):
@@ -249,8 +259,16 @@ class Writer:
                 self._try_again(settlement, done)
                 continue
             message = settlement.message
+            if i in batch.aside:
+                self._set_aside(settlement, batch.aside[i])
             message.remaining = min(message.remaining, batch.left.get(message.id, message.remaining))
             self._call(done, error)
+
+    def _set_aside(self, settlement: Settlement, why: QueueError) -> None:
+        message = settlement.message
+        self.aside.update((message.id, recipient.number) for recipient in (*settlement.done, *settlement.deferred))
+        if self.on_aside:
+            self._call(self.on_aside, message, str(why))
 
     def _call(self, call: Callable[..., None], *results: object) -> None:
         """Calls back. One that fails must not keep the others' answers from them, nor the next batch from the thread:

@@ -1,0 +1,116 @@
+"""Recipients whose outcome the database cannot take, because the page that would be written is damaged (wish 82).
+
+They are delivered, or have failed and their sender was told, and only their rows are still in the queue. So that nobody delivers to them again,
+neither this server nor one that is started after it, they are noted in the file `aside` in the spool, a line each with a
+checksum of its own, and are left alone until the database lets them go: a server tries when it starts, and so do the operator's
+commands on a spool without a server; after `mailflow queue check --repair` it succeeds.
+
+For whoever writes the database. What this module does not do: decide what is set aside (`commit.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TypeAlias
+
+from mailflow.errors import QueueFull
+from mailflow.ids import format_id, parse_id
+from mailflow.store.content import sync_folder
+from mailflow.store.failure import StoreDamaged, failure
+from mailflow.store.sqlite import Store
+
+Key: TypeAlias = tuple[int, int]
+"""Message id and recipient number."""
+
+
+class Aside:
+    """The file, and what is in it."""
+
+    def __init__(self, spool: Path) -> None:
+        self.path = spool / "aside"
+        self.keys: set[Key] = set()
+
+    @classmethod
+    def open(cls, store: Store) -> Aside:
+        """What an earlier server noted, less what the database lets go now. Raises QueueError."""
+        aside = cls(store.spool)
+        try:
+            aside.keys = read(store.spool)
+            if aside.keys:
+                aside.keys = _let_go(store, sorted(aside.keys))
+                if not aside.keys:
+                    aside.clear()
+        except OSError as error:
+            raise failure(error, str(aside.path)) from error
+        return aside
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """Notes recipients, durably when it returns. Raises OSError."""
+        new = [key for key in keys if key not in self.keys]
+        if not new:
+            return
+        there = self.path.exists()
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            file.write(b"\n" + b"".join(map(_line, new)))  # behind what a crash may have left unfinished
+            os.fsync(fd)
+        if not there:
+            sync_folder(self.path.parent)
+        self.keys.update(new)
+
+    def clear(self) -> None:
+        """All of them have left. Raises OSError."""
+        self.path.unlink(missing_ok=True)
+        sync_folder(self.path.parent)
+        self.keys = set()
+
+
+def _let_go(store: Store, keys: list[Key]) -> set[Key]:
+    """Takes recipients out of the queue: all at once, or one message after the other; those that stay."""
+    messages = [(key, [number for _, number in its]) for key, its in groupby(keys, key=itemgetter(0))]
+    if _gone(store, messages):
+        return set()
+    return {(key, number) for key, numbers in messages if not _gone(store, [(key, numbers)]) for number in numbers}
+
+
+def _gone(store: Store, messages: list[tuple[int, list[int]]]) -> bool:
+    def remove() -> None:
+        for key, numbers in messages:
+            store.remove_recipients(key, numbers)
+
+    try:
+        store.transaction(remove)
+    except (StoreDamaged, QueueFull):
+        return False
+    for key, _ in messages:
+        if not store.has_message(key):
+            store.delete_file(key)
+    return True
+
+
+def read(spool: Path) -> set[Key]:
+    """What is noted below `spool`; a line that was only half written counts for nothing. Raises OSError."""
+    try:
+        lines = (spool / "aside").read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return set()
+    return {key for line in lines if (key := _key(line)) is not None}
+
+
+def _line(key: Key) -> bytes:
+    text = f"{format_id(key[0])} {key[1]}".encode()
+    return b"%s %08x\n" % (text, zlib.crc32(text))
+
+
+def _key(line: bytes) -> Key | None:
+    words = line.split()
+    try:
+        key = parse_id(words[0].decode()), int(words[1])
+    except (IndexError, ValueError):
+        return None
+    return key if line == _line(key) else None
