@@ -217,7 +217,7 @@ class Flow:
 
     def _room(self, destination: str, lane: Lane) -> int:
         """How many recipients of this destination the loader may fetch with one slice."""
-        return self._crowds.slice(destination, self._scheduler.room(destination, lane))
+        return self._crowds.slice(destination, self._scheduler.room_for_slice(destination, lane))
 
     def _restore(self, message: Message, lane: Lane) -> None:
         """A message that was on disk only: to the back of its lane, but new mail keeps its place in order of arrival."""
@@ -287,8 +287,7 @@ class Flow:
     def _broken(self, delivery: Delivery, done: Callable[[Delivery], None], error: Exception) -> None:
         """An agent raised, which it must not: its slot and memory are given back, and it is tried again like any failure."""
         self._journal.broken(delivery.message, f"transport {delivery.transport}: {type(error).__name__}: {error}")
-        job: Job = delivery.job  # type: ignore[assignment]
-        if job.site is not None:  # else it has been told what became of it before
+        if delivery.job is not None:  # else it has been told what became of it before
             delivery.fail(Fact(Stage.RESOLVE, trouble=Trouble.BROKEN))
             done(delivery)
 
@@ -305,6 +304,7 @@ class Flow:
     def _finished(self, delivery: Delivery) -> None:
         """An agent is done: what follows, and whose turn is it now?"""
         job: Job = delivery.job  # type: ignore[assignment]
+        delivery.job = None  # or they would keep each other in memory until the garbage collector came
         clock = self._clock()
         state = health(delivery)
         if state is not _WELL:

@@ -446,6 +446,49 @@ def test_what_waited_on_disk_takes_its_place_in_order_of_arrival() -> None:
     assert [j.message_id for j in drain(scheduler) if j.destination == "smtp:a"] == [1, 2, 3, 4, 4, 5, 9, 10]
 
 
+class CountedJob(Job):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    @property
+    def message_id(self) -> int:  # type: ignore[override]
+        CountedJob.looks += 1
+        return self.number
+
+    @message_id.setter
+    def message_id(self, number: int) -> None:
+        self.number = number
+
+
+def test_the_place_of_what_waited_on_disk_is_found_with_few_looks() -> None:
+    scheduler = make(destination_jobs=5000)
+    for number in [*range(1000, 3000), *range(1000)]:
+        scheduler.restore(CountedJob("smtp:a", Lane.NEW, number, 1, None), 0)
+    assert CountedJob.looks < 3000 * 15, "and not a thousand for each"
+    order = ids(drain(scheduler))
+    assert len(order) == 3000
+    assert order[-1000:] == list(range(2000, 3000)), "a thousand younger ones are passed"
+
+
+def test_more_comes_from_disk_by_the_slice_where_plenty_waits() -> None:
+    scheduler = make(destination_jobs=1010)
+    assert scheduler.room_for_slice("smtp:a", Lane.NEW) == 1000, "a few are kept for what was deferred"
+    add(scheduler, "smtp:a", *range(950))
+    assert scheduler.room("smtp:a", Lane.NEW) == 50
+    assert scheduler.room_for_slice("smtp:a", Lane.NEW) == 0
+    assert scheduler.room_for_slice("smtp:a", Lane.DEFERRED) == scheduler.room("smtp:a", Lane.DEFERRED) > 0
+    for _ in range(51):
+        assert (job := scheduler.next(0)) is not None
+        scheduler.report(job, Feedback.GOOD, 0)
+    assert scheduler.room_for_slice("smtp:a", Lane.NEW) == 101
+    few = make(jobs=100, destination_jobs=60)
+    add(few, "smtp:a", *range(10))
+    assert few.room_for_slice("smtp:a", Lane.NEW) == few.room("smtp:a", Lane.NEW) > 0, (
+        "where memory is small so are slices"
+    )
+
+
 def test_room_says_how_many_admits_would_let_in() -> None:
     scheduler = make(jobs=1000, destination_jobs=150)
     for name, taken in (("a", 0), ("b", 70), ("c", 149), ("d", 10)):

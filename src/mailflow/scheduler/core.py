@@ -30,6 +30,8 @@ MEMORY_SHARE = 4
 """A destination may have as many jobs waiting as a fourth of the room that is left."""
 FEW_JOBS = 10
 """A lane of a destination with less than this finds room where others do not."""
+WORTH_A_SLICE, PLENTY = 100, 500
+"""Jobs: where as many as the latter wait in a lane of a destination, more come only when there is room for the former."""
 RETRIED_SHARE = 10
 """A tenth of memory is kept for deferred mail, however much new mail there is (wish 47)."""
 
@@ -123,6 +125,15 @@ class Scheduler:
             more = min(FEW_JOBS - own, self._last_room(lane, free, own))
         for_other = max(0, self._kept_for_lane - (waiting - own))
         return max(0, min(more, self.settings.destination_jobs - waiting - for_other))
+
+    def room_for_slice(self, destination: str, lane: Lane) -> int:
+        """As `room`, but none while plenty waits and only a few more fit: a slice from disk costs as much as a dozen jobs."""
+        room = self.room(destination, lane)
+        if room >= WORTH_A_SLICE or not room:
+            return room
+        site = self._sites.get(destination)
+        own = 0 if site is None else site.waiting - site.retried if lane is _NEW else site.retried
+        return room if own < PLENTY else 0
 
     def full(self, lane: Lane) -> bool:
         """Whether no destination at all has room for more jobs of this lane: one that has none yet finds the most."""
