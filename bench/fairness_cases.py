@@ -349,13 +349,14 @@ def back_pressure(stage: Stage, share: float) -> None:
             source.send_signal(signal.SIGSTOP)
             calm.append(rate(stage, seconds))
             source.send_signal(signal.SIGCONT)
+    if stage.sink.messages > messages or not all(calm):
+        stage.result.missed = "the queue was empty before the end"
+        return
     kept = sum(flooded) / sum(calm)
     stage.result.note = (
         f"{mean(calm):,.0f} deliveries/s undisturbed, {mean(flooded):,.0f}/s under the flood ({kept:.0%}; in {turns} turns"
         f" {min(map(truediv, flooded, calm)):.0%} to {max(map(truediv, flooded, calm)):.0%})"
     )
-    if stage.sink.messages > messages:
-        stage.result.missed = "the queue was empty before the end"
     if kept < 0.5:
         stage.result.missed = stage.result.note
 

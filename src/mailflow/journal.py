@@ -72,7 +72,7 @@ class Journal:
 
     def aside(self, message: Message, reason: str) -> None:
         """The database is damaged where the outcome of a delivery would be written: its recipients are left alone (wish 82)."""
-        reason = f"what became of it cannot be written; it is not tried again before the queue is repaired: {reason}"
+        reason = f"what became of it cannot be written; it is left alone until the queue has been repaired: {reason}"
         self._event("warning", Level.ERROR, id=message.queue_id, from_=message.sender, reason=reason)
 
     def damaged(self, message: Message, reason: str) -> None:

@@ -30,7 +30,7 @@ from mailflow.store.batch import Admin, Done, Task
 from mailflow.store.check import Finding
 from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
-from mailflow.store.failure import failure
+from mailflow.store.failure import StoreDamaged, failure
 from mailflow.store.inspection import Inspection, ReindexTask
 from mailflow.store.leftovers import SweepTask
 from mailflow.store.lock import SpoolLock
@@ -147,8 +147,9 @@ class Queue:
 
     @property
     def on_aside(self) -> Callable[[Message, str], None] | None:
-        """Called for each message whose outcome the database cannot take, for it is damaged there: who was attempted is left
-        alone until the queue has been repaired. That it is done with survives a restart, unless its own callback gets an error too."""
+        """Called for each message whose outcome the database cannot take, for it is damaged there. Those who are done with are
+        left alone until the queue has been repaired, those who were put off until it is opened anew, and all of them where
+        the settlement's own callback gets an error too."""
         return self._writer.on_aside
 
     @on_aside.setter
@@ -175,7 +176,8 @@ class Queue:
         """Puts what an attempt brought about on disk, in one transaction; lowers `message.remaining` at once.
 
         `done(None)` when it is durable; then `message.remaining` is not above what is in the queue, so 0 means that the
-        message is gone. A full disk delays it. `done(error)`: nothing changed on disk, the recipients will be due again.
+        message is gone, or set aside (`on_aside`). A full disk delays it. `done(error)`: its recipients are as they were, and will be due
+        again, after a restart or, unless they are set aside, sooner.
         """
         if self._closed:
             if done:
@@ -256,6 +258,8 @@ class Queue:
             try:
                 while not task.complete:
                     if changed := await self._step(task):
+                        if command is Command.RELEASE:
+                            self._quarantined.difference_update(c.id for c in changed)
                         yield changed
                     if not task.complete:
                         await self._give_way(task)
@@ -303,7 +307,9 @@ class Queue:
         task = AdminTask(Command.HOLD, Selection(ids=(id,)), self._now())
 
         def held(step: asyncio.Future[list[Any]]) -> None:
-            if step.cancelled() or step.exception() is not None:
+            if step.cancelled() or (error := step.exception()) is not None:
+                if not step.cancelled() and not isinstance(error, StoreDamaged):
+                    self._quarantined.discard(id)  # the disk is full, perhaps: the next attempt tries again
                 return
             if changed := step.result():
                 each(changed)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from mailflow.envelope import Message
-from mailflow.errors import QueueError
+from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import format_id
 from mailflow.queue import Queue, QueueSettings, Selection, Settlement
-from mailflow.store import commit
+from mailflow.store import commit, writer
 from mailflow.store.aside import Aside, read
 from mailflow.store.check import Kind, check
+from mailflow.store.failure import StoreDamaged
 from mailflow.store.offline import open_offline
 from mailflow.store.reader import list_messages
 from mailflow.store.repair import repair
@@ -178,10 +179,11 @@ def test_a_store_that_lets_too_much_not_go_has_failed(spool: Path, monkeypatch: 
         failed: list[QueueError] = []
         queue.on_failure = failed.append
         message = await large(queue)
-        assert await settle(queue, message, message.recipients) is not None
+        assert await settle(queue, message, message.recipients) is None, "it is noted all the same"
         assert len(failed) == 1
 
     with_queue(spool, body)
+    assert len(read(spool)) == 1
 
 
 def test_of_a_message_only_those_who_are_done_are_set_aside(tmp_path: Path) -> None:
@@ -214,18 +216,107 @@ def test_the_operator_s_commands_try_too(spool: Path) -> None:
     assert not (spool / "aside").exists()
 
 
-def test_a_recipient_whose_message_cannot_be_found_takes_no_others_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [
+        ("message", [(1,)]),
+        ("recipient WHERE number = 1", []),
+        ("recipient WHERE number = 0", [(1,)]),
+        ("recipient", []),
+    ],
+)
+def test_where_rows_are_lost_nothing_else_is_taken_along(tmp_path: Path, lost: str, left: list[object]) -> None:
+    async def put_two(queue: Queue) -> int:
+        message = make(queue, b"to be kept", ("smtp:a.example", "smtp:example.net"))
+        assert await put(queue, message) is None
+        return message.id
+
+    key = with_queue(tmp_path, put_two)
+    store = Store.open(tmp_path, QueueSettings())
+    store.db.execute(f"DELETE FROM {lost}")
+    Aside(tmp_path).add([(key, 0)])
+    assert Aside.open(store).keys == set()
+    assert store.db.execute("SELECT number FROM recipient").fetchall() == left
+    assert store.db.execute("SELECT data FROM content").fetchall() == [(b"to be kept",)]
+    store.close(store.high_water)
+    list(repair(tmp_path, QueueSettings()))
+    kept = tmp_path / "damaged" / f"{format_id(key)}.eml"
+    assert lost.endswith("0") or kept.read_bytes() == b"to be kept"
+    assert list(check(tmp_path, full=True)) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_no_other_delivery_of_the_message_takes_one_along_whose_bounce_cannot_be_made(
+    tmp_path: Path, first: bool
+) -> None:
+    """A refused recipient, whose bounce finds no page, and one that was delivered, in one commit."""
+
     async def put_two(queue: Queue) -> None:
         assert await put(queue, make(queue, b"x", ("smtp:a.example", "smtp:example.net"))) is None
 
+    async def body(queue: Queue) -> None:
+        (message,) = await everything(queue, "smtp:a.example")
+        refused, delivered = message.recipients[0], (await everything(queue))[0].recipients[0]
+        message.recipients.append(delivered)
+        bounce = make(queue, LARGE, ("smtp:back.example",), sender="")
+        both = [Settlement(message, [refused], new=[bounce]), Settlement(message, [delivered])]
+        answers = await settled_together(queue, both if first else both[::-1])
+        assert sorted(map(str, answers))[1] == "None", "one of them went"
+        assert len(set(answers)) == 2
+
     with_queue(tmp_path, put_two)
-    store = Store.open(tmp_path, QueueSettings())
-    (key,) = store.db.execute("DELETE FROM message RETURNING id").fetchone()
-    aside = Aside(tmp_path)
-    aside.add([(key, 0)])
-    assert Aside.open(store).keys == set()
-    assert store.db.execute("SELECT number FROM recipient").fetchall() == [(1,)]
-    store.close(store.high_water)
+    spoil(tmp_path)
+    with_queue(tmp_path, body)
+    (left,) = with_queue(tmp_path, lambda queue: everything(queue, "smtp:a.example"))
+    assert left.remaining == 1
+    assert with_queue(tmp_path, everything) == []
+
+
+def test_without_room_to_note_it_the_outcome_is_written_again_and_its_bounce_is_not(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, tries = Aside.add, []
+
+    def full_once(self: Aside, keys: list[tuple[int, int]]) -> None:
+        tries.append(keys)
+        if len(tries) == 1:
+            raise QueueFull("no room")
+        add(self, keys)
+
+    async def body(queue: Queue) -> None:
+        message, bounce = await large(queue), make(queue, b"bounced\r\n", ("smtp:back.example",), sender="")
+        assert await settle(queue, message, message.recipients, new=[bounce]) is None
+        assert len(tries) == 2
+
+    monkeypatch.setattr(Aside, "add", full_once)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.01)
+    with_queue(spool, body)
+    assert len(read(spool)) == 1
+    assert len(with_queue(spool, lambda queue: everything(queue, "smtp:back.example"))) == 1
+
+
+def test_a_broken_mark_of_the_ids_keeps_no_outcome_out(tmp_path: Path) -> None:
+    async def body(queue: Queue) -> None:
+        def broken(mark: int) -> None:
+            raise StoreDamaged("the table meta")
+
+        queue._store._reserved, queue._store._write_mark = 0, broken  # type: ignore[method-assign]
+        assert "meta" in str(await put(queue, make(queue)))
+        assert await deliver_all(queue) == []
+        assert list(list_messages(tmp_path)) == []
+        del queue._store._write_mark
+
+    with_queue(tmp_path, fill)
+    with_queue(tmp_path, body)
+
+
+def test_who_has_left_is_no_longer_in_the_file(spool: Path) -> None:
+    assert len(with_queue(spool, deliver_all)) == 1
+    aside = Aside(spool)
+    aside.add([(10**15 + n, 0) for n in range(50)])
+    assert len(read(spool)) == 51
+    with_queue(spool, everything)
+    assert len(read(spool)) == 1
 
 
 def test_the_file_keeps_what_was_noted_and_no_half_lines(tmp_path: Path) -> None:
@@ -257,5 +348,10 @@ def test_a_damaged_message_that_cannot_be_held_is_told_of_once(spool: Path) -> N
         assert len(await everything(queue)) == 2
         await queue.release(Selection(ids=(message.id,)))
         assert queue.quarantine(message.id, lambda _changed: None), "released, it is told of anew"
+        await queue.hold(Selection(ids=(message.id,)))
+        assert queue.quarantine(message.id, lambda _changed: None), "another delivery of it; nothing is left to be held"
+        await queue.hold(Selection(ids=(2,)))
+        await queue.release(Selection(ids=(message.id,)))
+        assert queue.quarantine(message.id, lambda _changed: None), "released again"
 
     with_queue(spool, body)

@@ -13,7 +13,7 @@ import pytest
 
 from mailflow.errors import QueueDamaged, QueueError, QueueLocked
 from mailflow.ids import format_id
-from mailflow.queue import Queue, QueueSettings
+from mailflow.queue import Queue, QueueSettings, Selection
 from mailflow.store.check import Kind, check
 from mailflow.store.reader import list_messages, read_content
 from mailflow.store.repair import repair
@@ -134,6 +134,20 @@ def test_a_damaged_content_is_quarantined_and_all_others_are_left_alone(
             read_content(spool, other)
     with pytest.raises((QueueDamaged, QueueError)):
         read_content(spool, key)
+
+
+def test_what_a_server_has_put_on_hold_already_is_kept_too_once(spool: Path) -> None:
+    key = ids(spool)[MESSAGES]
+    _in_segment(spool, key)
+
+    async def body(queue: Queue) -> None:
+        await queue.hold(Selection(ids=(key,)))
+
+    with_queue(spool, body)
+    assert kinds(spool) == [(Kind.QUARANTINED, key)]
+    assert [m.done for m in repair(spool, QueueSettings())] == [f"kept as {spool}/damaged/{format_id(key)}.json"]
+    assert (spool / "damaged" / f"{format_id(key)}.eml").stat().st_size == 300_000
+    assert [m.done for m in repair(spool, QueueSettings())] == [""]
 
 
 def test_a_wrong_counter_is_counted_anew(spool: Path) -> None:

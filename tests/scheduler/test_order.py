@@ -479,7 +479,8 @@ def test_more_comes_from_disk_by_the_slice_where_plenty_waits() -> None:
     assert scheduler.room_for_slice("smtp:a", Lane.NEW) == 0
     assert scheduler.room_for_slice("smtp:a", Lane.DEFERRED) == scheduler.room("smtp:a", Lane.DEFERRED) > 0
     for _ in range(51):
-        assert (job := scheduler.next(0)) is not None
+        job = scheduler.next(0)
+        assert job is not None
         scheduler.report(job, Feedback.GOOD, 0)
     assert scheduler.room_for_slice("smtp:a", Lane.NEW) == 101
     few = make(jobs=100, destination_jobs=60)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -40,34 +41,36 @@ class Aside:
         """What an earlier server noted, less what the database lets go now. Raises QueueError."""
         aside = cls(store.spool)
         try:
-            aside.keys = read(store.spool)
-            if aside.keys:
-                aside.keys = _let_go(store, sorted(aside.keys))
-                if not aside.keys:
-                    aside.clear()
+            noted = read(store.spool)
         except OSError as error:
             raise failure(error, str(aside.path)) from error
+        aside.keys = _let_go(store, sorted(noted)) if noted else noted
+        if len(aside.keys) < len(noted):
+            with suppress(OSError):  # lines of recipients who have left do no harm
+                aside._write_anew()
         return aside
 
     def add(self, keys: Iterable[Key]) -> None:
-        """Notes recipients, durably when it returns. Raises OSError."""
+        """Notes recipients, durably when it returns. Raises QueueFull, QueueError."""
         new = [key for key in keys if key not in self.keys]
         if not new:
             return
-        there = self.path.exists()
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            file.write(b"\n" + b"".join(map(_line, new)))  # behind what a crash may have left unfinished
-            os.fsync(fd)
-        if not there:
+        try:
+            _write(self.path, new, os.O_APPEND)
             sync_folder(self.path.parent)
+        except OSError as error:
+            raise failure(error, str(self.path)) from error
         self.keys.update(new)
 
-    def clear(self) -> None:
-        """All of them have left. Raises OSError."""
-        self.path.unlink(missing_ok=True)
+    def _write_anew(self) -> None:
+        """Only those who are left, or no file."""
+        if self.keys:
+            work = self.path.with_name("aside.new")
+            _write(work, sorted(self.keys), os.O_TRUNC)
+            work.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
         sync_folder(self.path.parent)
-        self.keys = set()
 
 
 def _let_go(store: Store, keys: list[Key]) -> set[Key]:
@@ -79,17 +82,12 @@ def _let_go(store: Store, keys: list[Key]) -> set[Key]:
 
 
 def _gone(store: Store, messages: list[tuple[int, list[int]]]) -> bool:
-    def remove() -> None:
-        for key, numbers in messages:
-            store.remove_recipients(key, numbers)
-
     try:
-        store.transaction(remove)
+        ended = store.transaction(lambda: [key for key, its in messages if store.remove_recipients(key, its)])
     except (StoreDamaged, QueueFull):
         return False
-    for key, _ in messages:
-        if not store.has_message(key):
-            store.delete_file(key)
+    for key in ended:
+        store.delete_file(key)
     return True
 
 
@@ -100,6 +98,14 @@ def read(spool: Path) -> set[Key]:
     except FileNotFoundError:
         return set()
     return {key for line in lines if (key := _key(line)) is not None}
+
+
+def _write(path: Path, keys: Iterable[Key], how: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(b"\n" + b"".join(map(_line, keys)))  # behind what a crash may have left unfinished
+        file.flush()
+        os.fsync(fd)
 
 
 def _line(key: Key) -> bytes:

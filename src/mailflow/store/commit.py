@@ -26,6 +26,7 @@ from mailflow.store.batch import Batch
 from mailflow.store.failure import StoreBroken, StoreDamaged, failure
 from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
 from mailflow.store.sqlite import Store
+from mailflow.store.values import Settlement
 
 T = TypeVar("T")
 Places: TypeAlias = Sequence[int]
@@ -123,13 +124,18 @@ class Committer:
         try:
             some, part = _those(batch.messages, messages), _those(batch.work, work)
             batch.left.update(self._store.commit(some, part, batch.last_id))
-        except QueueFull as error:
-            return error
-        except StoreBroken as error:
-            self._refuse(batch, messages, error)
-            self._recover(batch, messages, work, error)
         except QueueError as error:
-            self._halve(batch, messages, work, error)
+            for (
+                i
+            ) in work:  # in parts, one may be left out whose recipients another one of its message must not take along
+                batch.work[i].whole = False
+            if isinstance(error, QueueFull):
+                return error
+            if isinstance(error, StoreBroken):
+                self._refuse(batch, messages, error)
+                self._recover(batch, messages, work, error)
+            else:
+                self._halve(batch, messages, work, error)
         return None
 
     def _squeeze(self, batch: Batch, messages: Places, work: Places, full: QueueFull) -> None:
@@ -162,7 +168,7 @@ class Committer:
     def _recover(self, batch: Batch, messages: Places, work: Places, error: QueueError) -> None:
         """After a failed write or fsync: opens anew, proves the disk, takes out what was refused, settles again."""
         entered = [batch.messages[i].id for i in messages]
-        entered += [m.id for i in work for m in batch.work[i].new]
+        entered += [m.id for i in work for m in batch.work[i].entering]
         for _ in range(REOPEN_TRIES):
             proved = False
             try:
@@ -192,24 +198,31 @@ class Committer:
             self._leave(batch, work, error)
 
     def _set_aside(self, batch: Batch, work: Places, error: QueueError) -> None:
-        """The rows cannot be written. What was done is noted beside the database, with new mail (bounces) in it before:
-        a crash in between may make it twice. What cannot be noted is left alone by this server only."""
+        """The rows cannot be written. What was done is noted beside the database, new mail (bounces) in it before: a
+        crash in between may make it twice. What cannot be noted is left alone by this server only, or, if only room is
+        wanting, tried again."""
         settlements = [batch.work[i] for i in work]
+        try:
+            self._enter(settlements, batch.last_id)
+            self._aside.add([(s.message.id, recipient.number) for s in settlements for recipient in s.done])
+        except QueueError as failed:
+            if isinstance(failed, StoreBroken):
+                self.dead = self.dead or failed
+            self._leave(batch, work, failed if isinstance(failed, QueueFull) else error)
+            if isinstance(failed, QueueFull):
+                return
+        batch.aside.update(dict.fromkeys(work, error))
         self._set += sum(len(s.done) + len(s.deferred) for s in settlements)
         if self._set > MOST_ASIDE:
             self.dead = self.dead or error
-            self._leave(batch, work, error)
-            return
-        batch.aside.update(dict.fromkeys(work, error))
-        new = [message for settlement in settlements for message in settlement.new]
-        try:
-            if new:
-                self._store.commit(new, [], batch.last_id)
-            self._aside.add([(s.message.id, recipient.number) for s in settlements for recipient in s.done])
-        except (QueueError, OSError) as failed:
-            self._leave(batch, work, error)
-            if isinstance(failed, StoreBroken):
-                self.dead = self.dead or failed
+
+    def _enter(self, settlements: list[Settlement], last_id: int) -> None:
+        """Only the new mail of these. Raises as `Store.commit`."""
+        new = [message for settlement in settlements for message in settlement.entering]
+        if new:
+            self._store.commit(new, [], last_id)
+            for settlement in settlements:
+                settlement.entered = True
 
     def _refuse(self, batch: Batch, messages: Places, error: QueueError) -> None:
         for i in messages:

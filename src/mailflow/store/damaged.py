@@ -32,6 +32,11 @@ def folder(spool: Path) -> Path:
     return spool / "damaged"
 
 
+def is_kept(spool: Path, id: int) -> bool:
+    """Whether anything of a message was kept before."""
+    return (folder(spool) / f"{format_id(id)}.json").exists()
+
+
 def keep(db: sqlite3.Connection, spool: Path, id: int, why: str) -> Path:
     """Keeps what there is of a message; durable when it returns. The JSON's path. Raises OSError, sqlite3.Error."""
     place = folder(spool)

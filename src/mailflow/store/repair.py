@@ -86,11 +86,11 @@ def _reindexed(spool: Path, settings: QueueSettings) -> bool:
 
 def _mend(store: Store, aside: Aside, finding: Finding) -> str:
     key = finding.id
-    if finding.kind is Kind.QUARANTINED:
+    if finding.kind is Kind.QUARANTINED and damaged.is_kept(store.spool, key):
         return ""
     if finding.kind is Kind.ASIDE:
         return "" if any(left == key for left, _ in aside.keys) else "taken out of the queue"
-    if finding.kind is Kind.COUNTER:
+    if finding.kind is Kind.COUNTER and _recipients(store, key):
         sql = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = ?1) WHERE id = ?1"
         _guarded(store, lambda: store.db.execute(sql, (key,)))
         held = store.db.execute("SELECT min(due) >= ? FROM recipient WHERE message_id = ?", (HELD, key)).fetchone()[0]
@@ -99,12 +99,19 @@ def _mend(store: Store, aside: Aside, finding: Finding) -> str:
         kept = damaged.keep(store.db, store.spool, key, finding.text)
     except (OSError, sqlite3.Error) as error:
         raise failure(error, str(damaged.folder(store.spool))) from error
+    if finding.kind is Kind.QUARANTINED:
+        return f"kept as {kept}"
     if finding.kind in (Kind.CONTENT, Kind.ENVELOPE):
         sql = "UPDATE recipient SET due = ?, reason = ? WHERE message_id = ?"
         _guarded(store, lambda: store.db.execute(sql, (HELD, QUARANTINE_REASON, key)))
         return f"on hold, and kept as {kept}"
     _guarded(store, lambda: store.remove([key]))  # its file, if it has one, is free at the next start
     return f"moved to {kept}"
+
+
+def _recipients(store: Store, id: int) -> int:
+    count: int = store.db.execute("SELECT count(*) FROM recipient WHERE message_id = ?", (id,)).fetchone()[0]
+    return count
 
 
 def _guarded(store: Store, body: Callable[[], object]) -> None:

@@ -145,7 +145,7 @@ class Store:
         Returns message id → recipients left, for the settlements that are not `whole`. Raises QueueFull, QueueError,
         StoreBroken; then nothing of it is in the store.
         """
-        entering = [*messages, *(m for w in work for m in w.new)] if work else messages
+        entering = [*messages, *(m for w in work for m in w.entering)] if work else messages
         alone = last_id + ID_MARGIN_US <= self._reserved and plain(entering, work)
         mark, left = self.transaction(lambda: self._batch(entering, work, last_id), alone=alone)
         self._reserved = mark
@@ -190,7 +190,7 @@ class Store:
         if gone:
             flat += self._leaving(gone)
         statements.BATCH(self.db, flat)
-        return self._move_mark(last_id), left
+        return self._move_mark(last_id) if entering else self._reserved, left
 
     def _entering(self, messages: Sequence[Message]) -> list[Any]:
         """The rows of `statements.BATCH`; what has no place there is written at once."""
@@ -307,22 +307,30 @@ class Store:
         gone += [key for key, count in left.items() if count == 0]
         return gone, left
 
-    def remove_recipients(self, id: int, numbers: list[int]) -> None:
+    def remove_recipients(self, id: int, numbers: list[int]) -> bool:
         """Recipients of one message out of the tables, the message with the last of them, inside a transaction of the
-        caller's. Of a message that is not there nothing else is touched: its recipients' rows may be damaged only."""
-        there = self.has_message(id)
-        if self._take_out(id, numbers) == 0 and there:
+        caller's; whether the message went. Where there are less rows than it says, as damage may have it, it stays, and its
+        counter does: that is for a check to find."""
+        row = self.db.execute("SELECT remaining FROM message WHERE id = ?", (id,)).fetchone()
+        removed = self._delete_recipients(id, numbers)
+        if row and row[0] == removed:
             self.remove([id])
+            return True
+        self.db.execute("UPDATE message SET remaining = remaining - ? WHERE id = ?", (removed, id))
+        return False
 
     def _take_out(self, id: int, numbers: list[int]) -> int:
         """Takes some recipients out; what is counted is what was there. Returns how many the message has left."""
+        return self.count_down(id, self._delete_recipients(id, numbers))
+
+    def _delete_recipients(self, id: int, numbers: list[int]) -> int:
         removed = 0
         for first in range(0, len(numbers), statements.MOST):
             some = numbers[first : first + statements.MOST]
             marks = ",".join("?" * len(some))
             sql = f"DELETE FROM recipient WHERE message_id = ? AND number IN ({marks})"  # noqa: S608
             removed += self.db.execute(sql, (id, *some)).rowcount
-        return self.count_down(id, removed)
+        return removed
 
     def count_down(self, id: int, removed: int) -> int:
         """Subtracts from `remaining`; returns what is left, 0 also for a message that is not there."""

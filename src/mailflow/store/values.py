@@ -31,7 +31,15 @@ class Settlement:
     new: list[Message] = field(default_factory=list)
     """Bounces and forwarded copies: they enter the queue as the others leave it."""
     whole: bool = field(default=False, init=False)
-    """The queue's own: the last recipients of the message leave, nothing is deferred."""
+    """The queue's own: the last recipients of the message leave, nothing is deferred. Not where another settlement of the message
+    failed, whose recipients are still there."""
+    entered: bool = field(default=False, init=False)
+    """The queue's own: `new` is on disk already, though the rest is not."""
+
+    @property
+    def entering(self) -> list[Message]:
+        """Of `new`, what is still to be put in."""
+        return [] if self.entered else self.new
 
 
 class Position(NamedTuple):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain
 from queue import SimpleQueue
 from threading import Thread
 
@@ -105,7 +106,7 @@ class Writer:
             self._open = None
 
     def settle(self, settlement: Settlement, done: Done | None) -> None:
-        """`done(None)` when it is durable; `done(error)` only when the store has failed for good."""
+        """`done(None)` when it is durable; `done(error)` when the store has failed for good, or is damaged where it stands."""
         batch = self._urgent() if settlement.new else self._open or self._begin(patient=True)
         batch.work.append(settlement)
         batch.work_done.append(done or _nobody)
@@ -255,14 +256,22 @@ class Writer:
             self._call(done, batch.refused.get(i))
         for i, (settlement, done) in enumerate(zip(batch.work, batch.work_done, strict=True)):
             error = batch.unsettled.get(i)
+            message = settlement.message
+            if error is not None:
+                self._not_whole(message)
             if isinstance(error, QueueFull) and not batch.broken and not self._idle:
                 self._try_again(settlement, done)
                 continue
-            message = settlement.message
             if i in batch.aside:
                 self._set_aside(settlement, batch.aside[i])
             message.remaining = min(message.remaining, batch.left.get(message.id, message.remaining))
             self._call(done, error)
+
+    def _not_whole(self, message: Message) -> None:
+        """Recipients of it are still on disk: no other settlement of the message may take all that there is."""
+        for settlement in chain((kept for kept, _ in self._kept), *(batch.work for batch in self._next)):
+            if settlement.message is message:
+                settlement.whole = False
 
     def _set_aside(self, settlement: Settlement, why: QueueError) -> None:
         message = settlement.message
