@@ -176,8 +176,8 @@ class Queue:
         """Puts what an attempt brought about on disk, in one transaction; lowers `message.remaining` at once.
 
         `done(None)` when it is durable; then `message.remaining` is not above what is in the queue, so 0 means that the
-        message is gone, or set aside (`on_aside`). A full disk delays it. `done(error)`: its recipients are as they were, and will be due
-        again, after a restart or, unless they are set aside, sooner.
+        message is gone; of one that is set aside (`on_aside`) it is what it was. A full disk delays it. `done(error)`: its
+        recipients are as they were, and will be due again, after a restart or, unless they are set aside, sooner.
         """
         if self._closed:
             if done:

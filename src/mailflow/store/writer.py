@@ -262,9 +262,11 @@ class Writer:
             if isinstance(error, QueueFull) and not batch.broken and not self._idle:
                 self._try_again(settlement, done)
                 continue
+            message.remaining = min(message.remaining, batch.left.get(message.id, message.remaining))
             if i in batch.aside:
                 self._set_aside(settlement, batch.aside[i])
-            message.remaining = min(message.remaining, batch.left.get(message.id, message.remaining))
+                if error is None:
+                    message.remaining += len(settlement.done)  # they are there still
             self._call(done, error)
 
     def _not_whole(self, message: Message) -> None:
