@@ -68,6 +68,12 @@ def everything_on_disk(spool: Path) -> list[object]:
     return [rows, *((p.name, p.read_bytes()) for d in ("segments", "content") for p in sorted((spool / d).iterdir()))]
 
 
+def mail_on_disk(spool: Path) -> list[object]:
+    """The same without what a rescue notes of itself."""
+    (rows, *files) = everything_on_disk(spool)
+    return [sorted(row for row in rows if '"meta"' not in row), *files]  # type: ignore[attr-defined]
+
+
 def test_a_whole_queue_has_no_findings_beside_a_server_too(spool: Path) -> None:
     async def body(queue: Queue) -> None:
         assert kinds(spool) == []
@@ -252,3 +258,37 @@ def test_contents_whose_rows_are_lost_are_not_overwritten_while_the_old_database
 
 async def _nothing(queue: Queue) -> None:
     assert (await queue.counts()).messages == MESSAGES + 2
+
+
+def first_page(spool: Path, offset: int, data: bytes) -> None:
+    with database(spool).open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(data)
+
+
+@pytest.mark.wish(82)
+@pytest.mark.parametrize(
+    "offset",
+    [0, 15, 16, 17, 18, 19, 20, 21, 23, 28, 31, 44, 47, 55, 56, 59, 60, 67, 68, 91, 101, 103, "CREATE TABLE rec"],
+)
+def test_a_damaged_first_page_costs_no_mail(spool: Path, offset: int | str) -> None:
+    before = mail_on_disk(spool)
+    page = database(spool).read_bytes()[:8192]
+    place = page.index(offset.encode()) if isinstance(offset, str) else offset
+    first_page(spool, place, bytes([page[place] ^ 0xFF]))
+    done = [m.done for m in repair(spool, QueueSettings())]
+    assert mail_on_disk(spool) == before
+    assert kinds(spool) == []
+    if done:  # else SQLite does not mind
+        kept = next((spool / "damaged").glob("queue.db.*"))
+        assert kept.read_bytes()[place] == page[place] ^ 0xFF
+    with_queue(spool, _nothing)
+
+
+def test_a_newer_format_is_no_damage(spool: Path) -> None:
+    first_page(spool, 60, (6).to_bytes(4))
+    before = database(spool).read_bytes()
+    with pytest.raises(QueueError, match="newer mailflow"):
+        list(repair(spool, QueueSettings()))
+    assert database(spool).read_bytes() == before
+    assert not (spool / "damaged").exists()

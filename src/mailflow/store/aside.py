@@ -17,13 +17,15 @@ from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mailflow.errors import QueueFull
 from mailflow.ids import format_id, parse_id
 from mailflow.store.content import sync_folder
 from mailflow.store.failure import StoreDamaged, failure
-from mailflow.store.sqlite import Store
+
+if TYPE_CHECKING:
+    from mailflow.store.sqlite import Store
 
 Key: TypeAlias = tuple[int, int]
 """Message id and recipient number."""

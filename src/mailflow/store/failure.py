@@ -43,6 +43,13 @@ def is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
+def malformed(text: str) -> sqlite3.DatabaseError:
+    """SQLite's own error for such damage, where it could not raise it."""
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
+
+
 def write_failure(error: OSError, what: str) -> QueueError:
     """What a failing write or sync of a segment file means: no room, no descriptor to open it with (nothing was written
     then), or a disk on which nothing is certain."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mailflow.envelope import HELD
 from mailflow.errors import QueueDamaged, QueueError
-from mailflow.store import damaged, rescue
+from mailflow.store import damaged, firstpage, rescue
 from mailflow.store.aside import Aside
 from mailflow.store.check import Finding, Kind, check
 from mailflow.store.failure import failure, is_damage
@@ -49,6 +49,8 @@ def repair(spool: Path, settings: QueueSettings) -> Iterator[Mended]:
     lock = SpoolLock(spool)
     lock.acquire()
     try:
+        if done := firstpage.mend(spool, settings):
+            yield Mended(Finding(Kind.DATABASE, 0, "its first page is damaged"), done)
         findings = list(check(spool, full=True))
         broken = [f for f in findings if f.kind is Kind.DATABASE]
         if broken and _reindexed(spool, settings):

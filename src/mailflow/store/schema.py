@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from mailflow.errors import QueueError
 from mailflow.store import checksums
+from mailflow.store.failure import malformed
 
 FORMAT = 5
 SEGMENTS_SINCE = 2
@@ -115,6 +116,9 @@ def connect(spool: Path, *, cache_bytes: int, checkpoint_bytes: int) -> sqlite3.
         db.execute(f"PRAGMA cache_size = -{cache_bytes // 1024}")
         db.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_bytes // PAGE_SIZE_BYTES}").fetchone()
         migrate(db, path)
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot parse
+        db.close()
+        raise malformed("malformed database schema") from error
     except BaseException:
         db.close()
         raise
@@ -145,6 +149,10 @@ def connect_read_only(spool: Path) -> sqlite3.Connection:
             db.execute(f"CREATE TEMP {_LEFTOVER}")
         if 0 < version < CHECKSUMS_SINCE:
             db.execute("CREATE TEMP VIEW recipient AS SELECT *, 0 AS envelope_crc FROM main.recipient")
+        db.execute("SELECT 1 FROM sqlite_schema").fetchone()  # has it parsed, here
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot parse
+        db.close()
+        raise malformed("malformed database schema") from error
     except BaseException:
         db.close()
         raise
@@ -164,8 +172,8 @@ def check_format(db: sqlite3.Connection, path: Path) -> int:
         raise QueueError(
             f"{path}: the queue has format {version}, written by a newer mailflow; this one knows formats up to {FORMAT}"
         )
-    if application not in (0, APPLICATION_ID) or (version and not application):
-        raise QueueError(f"{path}: not a mailflow queue (application id {application:#x})")
+    if application not in (0, APPLICATION_ID) or (version and not application) or version < 0:
+        raise QueueError(f"{path}: not a mailflow queue (application id {application:#x}, format {version})")
     return version
 
 
