@@ -19,6 +19,7 @@ from itertools import chain
 from typing import TypeAlias
 
 from mailflow.envelope import HELD
+from mailflow.store import counter
 from mailflow.store.scan import Scan
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Changed, Selection
@@ -118,7 +119,7 @@ def _delete(store: Store, rows: Rows) -> list[int]:
         keys = json.dumps([r[:2] for r in rows if r[0] in partly])
         store.db.execute(f"DELETE FROM recipient WHERE {_KEYS}", {"keys": keys})  # noqa: S608
         for key in partly:
-            store.count_down(key, touched[key])
+            counter.count_down(store.db, key, touched[key])
     store.leave(gone)
     return gone
 

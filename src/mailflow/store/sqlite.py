@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from mailflow.envelope import ContentFile, Message
 from mailflow.errors import QueueError
-from mailflow.store import checksums, statements
+from mailflow.store import checksums, counter, statements
 from mailflow.store.content import ContentFiles, sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
 from mailflow.store.failure import StoreBroken, failure
@@ -32,7 +32,6 @@ from mailflow.store.rows import NOTHING, EnteringRows
 from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
 from mailflow.store.settings import QueueSettings
-from mailflow.store.slices import COUNTED
 from mailflow.store.values import Settlement
 
 T = TypeVar("T")
@@ -41,10 +40,6 @@ ID_RESERVE_US = 60_000_000
 """Ids are reserved this far ahead of the clock, so that the mark is written once a minute and not with every batch."""
 ID_MARGIN_US = 1_000_000
 """The mark moves when fewer ids than this are left below it; no batch hands out as many."""
-_COUNT = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = id) WHERE id = ?"
-_LEFT = f"""
-    SELECT remaining, (SELECT count(*) FROM (SELECT 1 FROM recipient WHERE message_id = id LIMIT {COUNTED}))
-    FROM message WHERE id = ?"""  # noqa: S608
 ALL = 2**62
 """Reserves all segments, or content files: a row that makes no sense may mean any of them."""
 ROOM_SECONDS = 0.2
@@ -301,7 +296,8 @@ class Store:
             for r in settlement.deferred:
                 deferred += (r.due, r.attempts, r.reason, message.id, r.number)
             if settlement.done:
-                left[message.id] = self._take_out(message.id, [r.number for r in settlement.done])
+                removed = counter.delete(self.db, message.id, [r.number for r in settlement.done])
+                left[message.id] = counter.count_down(self.db, message.id, removed)
         if deferred:
             statements.DEFERRING(self.db, deferred)
         gone += [key for key, count in left.items() if count == 0]
@@ -312,34 +308,12 @@ class Store:
         caller's; whether the message went. Where there are less rows than it says, as damage may have it, it stays, and its
         counter does: that is for a check to find."""
         row = self.db.execute("SELECT remaining FROM message WHERE id = ?", (id,)).fetchone()
-        removed = self._delete_recipients(id, numbers)
+        removed = counter.delete(self.db, id, numbers)
         if row and row[0] == removed:
             self.remove([id])
             return True
         self.db.execute("UPDATE message SET remaining = remaining - ? WHERE id = ?", (removed, id))
         return False
-
-    def _take_out(self, id: int, numbers: list[int]) -> int:
-        """Takes some recipients out; what is counted is what was there. Returns how many the message has left."""
-        return self.count_down(id, self._delete_recipients(id, numbers))
-
-    def _delete_recipients(self, id: int, numbers: list[int]) -> int:
-        removed = 0
-        for first in range(0, len(numbers), statements.MOST):
-            some = numbers[first : first + statements.MOST]
-            marks = ",".join("?" * len(some))
-            sql = f"DELETE FROM recipient WHERE message_id = ? AND number IN ({marks})"  # noqa: S608
-            removed += self.db.execute(sql, (id, *some)).rowcount
-        return removed
-
-    def count_down(self, id: int, removed: int) -> int:
-        """Subtracts from `remaining`; returns what is left, 0 also for a message that is not there."""
-        self.db.execute("UPDATE message SET remaining = remaining - ? WHERE id = ?", (removed, id))
-        row = self.db.execute(_LEFT, (id,)).fetchone()
-        if row and min(row[0], COUNTED) != row[1]:  # the counter is damaged: nobody may leave for that
-            self.db.execute(_COUNT, (id,))
-            row = self.db.execute(_LEFT, (id,)).fetchone()
-        return row[0] if row else 0
 
     def _release_files(self, work: Sequence[Settlement], left: dict[int, int]) -> None:
         for settlement in work:
