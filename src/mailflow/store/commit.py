@@ -125,9 +125,8 @@ class Committer:
             some, part = _those(batch.messages, messages), _those(batch.work, work)
             batch.left.update(self._store.commit(some, part, batch.last_id))
         except QueueError as error:
-            for (
-                i
-            ) in work:  # in parts, one may be left out whose recipients another one of its message must not take along
+            for i in work:
+                # In parts, one may be left out whose recipients another one of the same message must not take along.
                 batch.work[i].whole = False
             if isinstance(error, QueueFull):
                 return error
