@@ -285,6 +285,13 @@ def test_a_damaged_first_page_costs_no_mail(spool: Path, offset: int | str) -> N
     with_queue(spool, _nothing)
 
 
+@pytest.mark.parametrize("offset", [0, 18, 47, 68])
+def test_who_cannot_open_a_damaged_queue_is_told_how_to_mend_it(spool: Path, offset: int) -> None:
+    first_page(spool, offset, b"\x7f")
+    with pytest.raises(QueueError, match="queue check --repair"):
+        with_queue(spool, _nothing)
+
+
 def test_a_newer_format_is_no_damage(spool: Path) -> None:
     first_page(spool, 60, (6).to_bytes(4))
     before = database(spool).read_bytes()

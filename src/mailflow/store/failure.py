@@ -35,6 +35,7 @@ _HARMLESS = (
 )
 
 
+MENDING = "; mailflow queue check --repair, with the server stopped, mends what can be mended"
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -72,9 +73,9 @@ def failure(error: Exception, what: str) -> QueueError:
         primary = code & 0xFF
         text = f"{what}: {error}{f' ({name})' if name else ''}"
         if is_damage(error):
-            return StoreDamaged(
-                f"{text}; mailflow queue check --repair, with the server stopped, mends what can be mended"
-            )
+            return StoreDamaged(text + MENDING)
+        if primary == sqlite3.SQLITE_READONLY or "file format" in str(error):  # a damaged header may say so
+            text += MENDING
         if primary == sqlite3.SQLITE_FULL:
             return QueueFull(text)
         return QueueError(text) if primary in _HARMLESS or not name else StoreBroken(text)

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from mailflow.errors import QueueError
 from mailflow.store import checksums
-from mailflow.store.failure import malformed
+from mailflow.store.failure import MENDING, malformed
 
 FORMAT = 5
 SEGMENTS_SINCE = 2
@@ -173,7 +173,7 @@ def check_format(db: sqlite3.Connection, path: Path) -> int:
             f"{path}: the queue has format {version}, written by a newer mailflow; this one knows formats up to {FORMAT}"
         )
     if application not in (0, APPLICATION_ID) or (version and not application) or version < 0:
-        raise QueueError(f"{path}: not a mailflow queue (application id {application:#x}, format {version})")
+        raise QueueError(f"{path}: not a mailflow queue (application id {application:#x}, format {version}){MENDING}")
     return version
 
 
