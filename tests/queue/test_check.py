@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -290,6 +291,39 @@ def test_who_cannot_open_a_damaged_queue_is_told_how_to_mend_it(spool: Path, off
     first_page(spool, offset, b"\x7f")
     with pytest.raises(QueueError, match="queue check --repair"):
         with_queue(spool, _nothing)
+
+
+def test_after_a_crash_the_first_page_that_is_in_the_log_only_is_no_damage(tmp_path: Path) -> None:
+    young, crashed = tmp_path / "young", tmp_path / "crashed"
+
+    async def body(queue: Queue) -> None:
+        await put(queue, make(queue))
+        shutil.copytree(young, crashed)
+
+    with_queue(young, body)
+    assert database(crashed).read_bytes()[68:72] != b"mflw", "it is in the log only"
+    assert list(repair(crashed, QueueSettings())) == []
+    assert len(ids(crashed)) == 1
+
+
+def test_a_first_page_that_was_tried_when_a_repair_crashed_is_put_back(spool: Path) -> None:
+    """On a queue that has another one than new ones: its tables begin elsewhere."""
+    before = mail_on_disk(spool)
+    with closing(sqlite3.connect(database(spool), isolation_level=None)) as db:
+        db.execute("DROP INDEX content_file")
+        db.execute("CREATE TABLE other (x)")
+        db.execute("CREATE INDEX content_file ON content (file) WHERE file IS NOT NULL")
+        db.execute("DROP TABLE other")
+        own = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'content_file'").fetchone()
+    page = database(spool).read_bytes()[:8192]
+    assert list(map(str, repair(spool, QueueSettings()))) == [], f"that it differs is no damage: {own}"
+    assert database(spool).read_bytes()[100:8192] == page[100:]
+    (spool / "damaged").mkdir(exist_ok=True)
+    (spool / "damaged" / "queue.db.page1").write_bytes(page)
+    first_page(spool, 100, os.urandom(8092))
+    done = [m.done for m in repair(spool, QueueSettings())]
+    assert done[0].startswith("the database's first page was written anew")
+    assert mail_on_disk(spool) == before
 
 
 def test_a_newer_format_is_no_damage(spool: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from mailflow.store import statements
 from mailflow.store.slices import COUNTED
 
-_COUNT = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = id) WHERE id = ?"
+_COUNT = """
+    UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = id) WHERE id = ? RETURNING remaining"""
 _LEFT = f"""
     SELECT remaining, (SELECT count(*) FROM (SELECT 1 FROM recipient WHERE message_id = id LIMIT {COUNTED}))
     FROM message WHERE id = ?"""  # noqa: S608
@@ -34,6 +35,11 @@ def count_down(db: sqlite3.Connection, id: int, removed: int) -> int:
     db.execute("UPDATE message SET remaining = remaining - ? WHERE id = ?", (removed, id))
     row = db.execute(_LEFT, (id,)).fetchone()
     if row and min(row[0], COUNTED) != row[1]:  # the counter is damaged: nobody may leave for that
-        db.execute(_COUNT, (id,))
-        row = db.execute(_LEFT, (id,)).fetchone()
+        return count_anew(db, id)
     return row[0] if row else 0
+
+
+def count_anew(db: sqlite3.Connection, id: int) -> int:
+    """Sets the counter to what is there, and returns it; 0 also for a message that is not there."""
+    found = db.execute(_COUNT, (id,)).fetchall()
+    return found[0][0] if found else 0

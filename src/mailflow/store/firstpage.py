@@ -20,6 +20,7 @@ from mailflow.errors import QueueError
 from mailflow.store import checksums, damaged
 from mailflow.store.content import sync_folder
 from mailflow.store.failure import failure
+from mailflow.store.rescue import fold_log
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_ROW
 from mailflow.store.schema import FORMAT, PAGE_SIZE_BYTES, connect, connect_read_only, database
 from mailflow.store.settings import QueueSettings
@@ -57,11 +58,12 @@ def mend(spool: Path, settings: QueueSettings) -> str:
 
 def _mend(spool: Path, settings: QueueSettings) -> str:
     path = database(spool)
-    with path.open("rb") as file:
-        old = file.read(PAGE_SIZE_BYTES)
-    number = int.from_bytes(old[_FORMAT])
-    if len(old) < PAGE_SIZE_BYTES or FORMAT < number <= FORMAT + NEWER_FORMATS:
+    if not _is_newer(path):
+        fold_log(spool)  # a newer first page may be there
+    if _is_newer(path) or path.stat().st_size < PAGE_SIZE_BYTES:
         return ""
+    old = _first(path)
+    number = int.from_bytes(old[_FORMAT])
     new, schema = _made_new(spool, settings)
     pages = path.stat().st_size // PAGE_SIZE_BYTES
     sound = number <= FORMAT and int.from_bytes(old[_PAGES]) <= pages
@@ -70,26 +72,55 @@ def _mend(spool: Path, settings: QueueSettings) -> str:
         return ""
     was_readable = sound and _readable(spool, None)
     kept = _keep(spool, old)
-    for wanted in (schema,) if was_readable else (schema, None):  # a queue that was migrated has another one
-        for page in _candidates(old, new, pages):
-            _write(path, page)
-            if _readable(spool, wanted):
-                return f"the database's first page was written anew; the old one is kept as {kept}"
+    try:
+        if _tried(spool, list(_candidates(spool, old, new, pages)), schema, was_readable=was_readable):
+            return f"the database's first page was written anew; the old one is kept as {kept}"
+    except BaseException:
+        _write(path, old)
+        raise
     _write(path, old)
     kept.unlink()
     return ""
 
 
-def _candidates(old: bytes, new: bytes, pages: int) -> Iterator[bytes]:
-    """First pages to be tried, from that which changes least."""
+def _tried(spool: Path, pages: list[bytes], schema: list[Any], *, was_readable: bool) -> bool:
+    """Whether one of them is right; then it is in its place."""
+    # A queue that was migrated has another schema, or its tables begin elsewhere: that is no damage.
+    for wanted, whole in ((schema, True),) if was_readable else ((schema, True), (schema, False), (None, False)):
+        for page in pages:
+            _write(database(spool), page)
+            if _readable(spool, wanted) and (not whole or _is_whole(spool)):
+                return True
+    return False
+
+
+def _first(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(PAGE_SIZE_BYTES)
+
+
+def _is_newer(path: Path) -> bool:
+    return FORMAT < int.from_bytes(_first(path)[_FORMAT]) <= FORMAT + NEWER_FORMATS
+
+
+def _candidates(spool: Path, old: bytes, new: bytes, pages: int) -> Iterator[bytes]:
+    """First pages to be tried, from that which changes least; last those that were kept before, for a crash may have
+    ended us before one of them was put back."""
     for start, own in ((HEADER_BYTES, (_LARGEST_ROOT, _INCREMENTAL)), (HEADER_BYTES, ()), (PAGE_SIZE_BYTES, ())):
         page = bytearray(new[:start] + old[start:])
         for field in own:
             page[field] = old[field]
-        page[_PAGES] = pages.to_bytes(4)
-        page[_FREE] = bytes(8)
-        page[_VALID_FOR] = page[_COUNTER]
-        yield bytes(page)
+        yield _for_file(page, pages)
+    for kept in sorted(damaged.folder(spool).glob("queue.db.page*")):
+        yield _for_file(bytearray(kept.read_bytes()), pages)
+
+
+def _for_file(page: bytearray, pages: int) -> bytes:
+    """With the file's length, and no free pages: those may be others by now."""
+    page[_PAGES] = pages.to_bytes(4)
+    page[_FREE] = bytes(8)
+    page[_VALID_FOR] = page[_COUNTER]
+    return bytes(page)
 
 
 def _made_new(spool: Path, settings: QueueSettings) -> tuple[bytes, list[Any]]:
@@ -138,3 +169,15 @@ def _readable(spool: Path, schema: list[Any] | None) -> bool:
             return not messages and db.execute("SELECT 1 FROM recipient LIMIT 1").fetchone() is None
     except (sqlite3.Error, QueueError, TypeError, ValueError):
         return False
+
+
+def _is_whole(spool: Path) -> bool:
+    """Whether all tables and indexes agree with each other; pages that nobody uses are for a rescue to drop."""
+    try:
+        with closing(connect_read_only(spool)) as db:
+            lines = [line for (line,) in db.execute("PRAGMA integrity_check").fetchall()]
+    except sqlite3.DatabaseError:
+        return False
+    return all(
+        line == "ok" or line.endswith("never used") for text in lines for line in text.splitlines() if line[:3] != "***"
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mailflow.envelope import HELD
 from mailflow.errors import QueueDamaged, QueueError
-from mailflow.store import damaged, firstpage, rescue
+from mailflow.store import counter, damaged, firstpage, rescue
 from mailflow.store.aside import Aside
 from mailflow.store.check import Finding, Kind, check
 from mailflow.store.failure import failure, is_damage
@@ -92,9 +92,7 @@ def _mend(store: Store, aside: Aside, finding: Finding) -> str:
         return ""
     if finding.kind is Kind.ASIDE:
         return "" if any(left == key for left, _ in aside.keys) else "taken out of the queue"
-    if finding.kind is Kind.COUNTER and _recipients(store, key):
-        sql = "UPDATE message SET remaining = (SELECT count(*) FROM recipient WHERE message_id = ?1) WHERE id = ?1"
-        _guarded(store, lambda: store.db.execute(sql, (key,)))
+    if finding.kind is Kind.COUNTER and store.transaction(lambda: counter.count_anew(store.db, key)):
         held = store.db.execute("SELECT min(due) >= ? FROM recipient WHERE message_id = ?", (HELD, key)).fetchone()[0]
         return f"counted anew{'; it is on hold, to be released' if held else ''}"
     try:
@@ -109,11 +107,6 @@ def _mend(store: Store, aside: Aside, finding: Finding) -> str:
         return f"on hold, and kept as {kept}"
     _guarded(store, lambda: store.remove([key]))  # its file, if it has one, is free at the next start
     return f"moved to {kept}"
-
-
-def _recipients(store: Store, id: int) -> int:
-    count: int = store.db.execute("SELECT count(*) FROM recipient WHERE message_id = ?", (id,)).fetchone()[0]
-    return count
 
 
 def _guarded(store: Store, body: Callable[[], object]) -> None:

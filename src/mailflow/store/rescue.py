@@ -55,7 +55,7 @@ def rescue(spool: Path, settings: QueueSettings) -> str:
                 seal(new)
             _reserve(spool, new)
             new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        _fold_log(spool)
+        fold_log(spool)
         kept = _exchange(spool, work)
     except (sqlite3.Error, OSError) as error:
         raise failure(error, str(database(spool))) from error
@@ -138,13 +138,13 @@ def _walk(db: sqlite3.Connection, sql: str) -> Iterator[int]:
         return  # the other walks see what is behind the break
 
 
-def _fold_log(spool: Path) -> None:
+def fold_log(spool: Path) -> None:
     """Copies the old log into the old database, as far as that goes: a crash while they change places, when the log
     has gone already, must leave all mail in the database that the next start finds."""
     try:
         with closing(sqlite3.connect(database(spool), isolation_level=None)) as old:
             old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # the latter for SQLite's words about a damaged schema
         return  # so broken that no server starts on it
 
 
