@@ -131,14 +131,14 @@ def test_connections_to_one_destination_are_bounded_and_never_more_than_the_work
     asyncio.run(main())
 
 
-def test_a_host_that_has_not_proven_itself_gets_a_quarter_of_the_connections():
+def test_a_host_that_has_not_proven_itself_gets_half_of_the_connections():
     async def main():
         waiting = asyncio.Event()
 
         def answer(verb, _host):
             return SILENT if verb == "." and not waiting.is_set() else None
 
-        async with Host(answer) as host, Outbox(connections=8) as outbox:
+        async with Host(answer) as host, Outbox(connections=4) as outbox:
             outbox.start(*(delivery(host.next_hop) for _ in range(20)))
             await until(lambda: len(host.messages) == 2)
             assert host.connections == 2

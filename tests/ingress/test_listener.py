@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -426,5 +427,20 @@ def test_many_clients_beside_each_other(run: Callable[[Test], None]) -> None:
             answers = await asyncio.gather(*[_deliver(listener, 800 * (i + 1)) for i in range(100)])
             assert set(answers) == {"250 2.0.0 Ok: queued as 1js8he3dc00"}
         assert sorted(len(m.content) for m in intake.accepted) == [800 * (i + 1) for i in range(100)]
+
+    run(test)
+
+
+def test_a_crowd_at_the_door_is_not_let_in_one_by_one(run: Callable[[Test], None]) -> None:
+    async def test() -> None:
+        async with listening(FakeIntake()) as listener, AsyncExitStack() as sockets:
+            place = listener.addresses[0].host, listener.addresses[0].port
+            for _ in range(16):
+                sockets.enter_context(socket.create_connection(place))
+            turns = 0
+            while listener.sessions < 16:
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns <= 8
 
     run(test)

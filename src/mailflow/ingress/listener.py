@@ -33,6 +33,10 @@ from mailflow.net.tls import Certificates, Variant
 from mailflow.net.tls_settings import TlsSettings
 from mailflow.setting import Endpoint, Inherited, Network, UnixPath
 
+ACCEPTED_IN_A_TURN = 8
+"""Connections that are taken from one socket in a turn of the event loop. uvloop takes one from each handle, and a turn for each client
+costs more than what the client wants; so there are as many handles of the same socket. Figures are in docs/performance.md."""
+
 
 class Listener:
     """All SMTP listeners of one server."""
@@ -240,21 +244,23 @@ class Listener:
                 await hall.empty.wait()
 
     async def _listen(self, settings: ListenerSettings, hall: Hall, key: str) -> None:
-        loop = asyncio.get_running_loop()
         try:
             for sock in await self._bind(settings):
-                protocol = partial(Connection, hall)
+                await self._accept_on(sock, hall, settings.backlog)
                 if sock.family == socket.AF_UNIX:
-                    server = await loop.create_unix_server(protocol, sock=sock, backlog=settings.backlog)
                     self.places.append(str(settings.bind))
                 else:
-                    server = await loop.create_server(protocol, sock=sock, backlog=settings.backlog)
                     self.addresses.append(Endpoint(*sock.getsockname()[:2]))
                     self.places.append(str(self.addresses[-1]))
-                self._servers.append(server)
         except OSError as error:
             problem = ConfigProblem(f"cannot listen on {settings.bind}: {error.strerror or error}", key=key)
             raise ConfigError([problem]) from error
+
+    async def _accept_on(self, sock: socket.socket, hall: Hall, backlog: int) -> None:
+        loop = asyncio.get_running_loop()
+        serve = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        for same in (sock, *(sock.dup() for _ in range(ACCEPTED_IN_A_TURN - 1))):
+            self._servers.append(await serve(partial(Connection, hall), sock=same, backlog=backlog))
 
     async def _bind(self, settings: ListenerSettings) -> list[socket.socket]:
         """The sockets that an entry stands for. Raises OSError, with none of them left open."""
