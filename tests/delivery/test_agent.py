@@ -131,7 +131,7 @@ def test_connections_to_one_destination_are_bounded_and_never_more_than_the_work
     asyncio.run(main())
 
 
-def test_a_host_that_has_not_proven_itself_gets_half_of_the_connections():
+def test_a_host_that_has_not_proven_itself_gets_three_quarters_of_the_connections():
     async def main():
         waiting = asyncio.Event()
 
@@ -140,8 +140,8 @@ def test_a_host_that_has_not_proven_itself_gets_half_of_the_connections():
 
         async with Host(answer) as host, Outbox(connections=4) as outbox:
             outbox.start(*(delivery(host.next_hop) for _ in range(20)))
-            await until(lambda: len(host.messages) == 2)
-            assert host.connections == 2
+            await until(lambda: len(host.messages) == 3)
+            assert host.connections == 3
             waiting.set()
             host.cut()
             await outbox.all()

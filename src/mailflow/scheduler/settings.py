@@ -39,8 +39,9 @@ class SchedulerSettings(Section):
     """A destination whose last delivery took this long counts as slow."""
     initial_window: int = setting(5, ge=1, postfix="initial_destination_concurrency")
     """Deliveries at the same time to a destination that nothing is known of."""
-    max_window: int = setting(20, ge=1, postfix="default_destination_concurrency_limit")
-    """Deliveries at the same time to one destination, at most."""
+    max_window: int = setting(30, ge=1, postfix="default_destination_concurrency_limit")
+    """Deliveries at the same time to one destination, at most. More than `smtp.connections`, as two messages share a connection
+    to a host that pipelines, the second one's envelope behind the first one's content."""
     interval: Duration = setting("0s", postfix="default_destination_rate_delay")
     """Mean time between two deliveries to one destination; 0 = as fast as it goes."""
     burst: int = setting(1, ge=1)

@@ -4,10 +4,10 @@ A job goes to the first of these that there is (`_place`):
 1. an idle connection, the one used last: written at once, synchronously;
 2. a connection with one small message under way whose host pipelines and has proven itself, once there are enough
    connections (`enough`): the envelope leaves behind that message's body, one round trip and two system calls less;
-3. the queue of those who wait, for which connections are opened (`worth_opening`): half of the limit at once, and
-   all of it when somebody has waited for `PATIENCE`. A quick host serves them before that, and few connections that
-   are always busy cost less, for both sides, than many; but each carries one message in a turn of the loop, so that a quarter of
-   the limit had kept the turns short. While the host has not yet taken a message from us it gets no more than the half: it
+3. the queue of those who wait, for which connections are opened (`worth_opening`): three quarters of the limit at once,
+   and all of it when somebody has waited for `PATIENCE`. A quick host serves them before that, and few connections that
+   are always busy cost less, for both sides, than many; but each carries one message in a turn of the loop, and with few
+   there is little to do in a turn. While the host has not yet taken a message from us it gets no more than these: it
    may be slow, or dislike us.
 
 Invariants: each job that is submitted is finished once; while jobs wait, there is a connection busy or being
@@ -61,7 +61,7 @@ class Household(Protocol):
 
 def enough(limit: int) -> int:
     """So many connections that jobs rather share one than open another at once."""
-    return max(1, limit // 2)
+    return max(1, limit * 3 // 4)
 
 
 def worth_opening(waiting: int, opening: int, connections: int, allowed: int, *, depth: int) -> int:
