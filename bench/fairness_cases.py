@@ -26,6 +26,7 @@ from bench.moody_server import MoodySinks, make_server
 from bench.servers import Server
 from mailflow.envelope import Message, Peer, Recipient
 from mailflow.queue import Queue, QueueSettings
+from mailflow.scheduler import SchedulerSettings
 
 GOOD_MESSAGES, GOOD_RATE = 100, 50.0
 ARRIVAL_LIMIT = 60.0
@@ -204,7 +205,7 @@ def list_and_singles(stage: Stage, share: float) -> None:
     middle = samples[5:-5] or [0]
     stage.result.note = (
         f"{arrived:,} of {recipients:,} recipients done when the last single one had come; "
-        f"{mean(middle):.1f} of 20 transactions under way on average, all in {len(samples) * SAMPLE_SECONDS:.0f} s"
+        f"{mean(middle):.1f} of {SchedulerSettings().max_window} transactions under way on average, all in {len(samples) * SAMPLE_SECONDS:.0f} s"
     )
     stage.result.expect(2000, 5000)
 

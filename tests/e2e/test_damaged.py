@@ -46,6 +46,8 @@ def test_mail_that_a_damaged_database_does_not_let_go_is_delivered_once_however_
         (told,) = server.wait_log("error")  # the level; all errors are warnings
         assert "queue check --repair" in told["reason"]
         wait_for(lambda: len(server.queue()) == 1, "the others to leave")
+        assert [(r["state"], r["due"]) for r in server.queue()[0]["recipients"]] == [("aside", None)]
+        assert "done with" in server.run("queue", "show", told["id"])
         assert told["id"] not in [line["id"] for line in server.log("removed")]
         for _ in range(3):
             server.stop()

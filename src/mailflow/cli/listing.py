@@ -34,7 +34,7 @@ def _recipient_fields(recipient: QueuedRecipient) -> dict[str, Any]:
         "original": recipient.original,
         "destination": recipient.destination,
         "state": recipient.state,
-        "due": None if recipient.state == "held" else recipient.due,
+        "due": None if recipient.state in ("held", "aside") else recipient.due,
         "attempts": recipient.attempts,
         "reason": recipient.reason,
     }

@@ -71,8 +71,8 @@ def list_command(state: State, ids: tuple[int, ...], where: dict[str, Any], as_j
 
     JSON fields: id; sender ("" = null sender); size in bytes; arrived, seconds since 1970; client; remaining, the
     number of recipients in the queue; recipients (the first 1,000), each with address, original (the address that the
-    client gave, where it differs), destination, state (queued, deferred or held), due (next attempt, seconds since
-    1970; null while held), attempts and reason (why the last attempt failed).
+    client gave, where it differs), destination, state (queued, deferred, held, or aside: done with, in a damaged queue that does
+    not let it go), due (next attempt, seconds since 1970; null when held or aside), attempts and reason (why the last attempt failed).
     """
     chosen = selection(state, where, ids)
     messages = recipients = size = 0
@@ -88,13 +88,15 @@ def list_command(state: State, ids: tuple[int, ...], where: dict[str, Any], as_j
 
 
 def _found(spool: Path, chosen: Selection, limit: int | None) -> Iterator[QueuedMessage]:
+    from mailflow.store.aside import marked
+
     if chosen.everything:
         from mailflow.store.reader import list_messages
 
-        return list_messages(spool, limit=limit)
+        return marked(spool, list_messages(spool, limit=limit))
     from mailflow.store.search import find_messages
 
-    return find_messages(spool, chosen, time.time(), limit)
+    return marked(spool, find_messages(spool, chosen, time.time(), limit))
 
 
 @command.command("count")
@@ -141,9 +143,10 @@ def _fields(count: Count) -> dict[str, Any]:
 def show(state: State, ids: tuple[int, ...], as_json: bool, content: bool) -> None:
     """Show one message. Exit code 1 when it is not in the queue."""
     spool = state.place().spool
+    from mailflow.store.aside import marked
     from mailflow.store.reader import list_messages, read_content
 
-    message = next(list_messages(spool, ids), None)
+    message = next(marked(spool, list_messages(spool, ids)), None)
     if message is None:
         raise click.ClickException(f"{format_id(ids[0])}: not in the queue")
     if content:

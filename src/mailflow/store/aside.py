@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -23,12 +23,15 @@ from mailflow.errors import QueueFull
 from mailflow.ids import format_id, parse_id
 from mailflow.store.content import sync_folder
 from mailflow.store.failure import StoreDamaged, failure
+from mailflow.store.values import QueuedMessage
 
 if TYPE_CHECKING:
     from mailflow.store.sqlite import Store
 
 Key: TypeAlias = tuple[int, int]
 """Message id and recipient number."""
+REASON = "done with, but the damaged queue does not let it go (mailflow queue check --repair)"
+"""What a listing says of a recipient that is set aside."""
 
 
 class Aside:
@@ -100,6 +103,22 @@ def read(spool: Path) -> set[Key]:
     except FileNotFoundError:
         return set()
     return {key for line in lines if (key := _key(line)) is not None}
+
+
+def marked(spool: Path, found: Iterator[QueuedMessage]) -> Iterator[QueuedMessage]:
+    """What a listing of the queue below `spool` found, with the recipients that are set aside in this state. Raises QueueError."""
+    try:
+        noted = read(spool)
+    except OSError as error:
+        raise failure(error, str(spool / "aside")) from error
+    return (_marked(message, noted) for message in found) if noted else found
+
+
+def _marked(message: QueuedMessage, noted: set[Key]) -> QueuedMessage:
+    recipients = (
+        r._replace(state="aside", reason=REASON) if (message.id, r.number) in noted else r for r in message.recipients
+    )
+    return message._replace(recipients=tuple(recipients))
 
 
 def _write(path: Path, keys: Iterable[Key], how: int) -> None:

@@ -132,7 +132,8 @@ class QueuedRecipient(NamedTuple):
     original: str
     """The address that the client gave, "" where it is the same."""
     state: str
-    """"queued" (not tried yet), "deferred" (tried, waits for `due`), "held" (waits for release)."""
+    """"queued" (not tried yet), "deferred" (tried, waits for `due`), "held" (waits for release); where it was asked for, "aside"
+    (done with, in a damaged queue: `store/aside.py`)."""
     due: float
     """Next attempt, seconds since 1970; `envelope.HELD` while held. In the past: as soon as its turn comes."""
     attempts: int
