@@ -64,7 +64,7 @@ ADMIN_AT_ONCE = 4
 ADMIN_SPARES = 5
 """While mail comes and goes, a command leaves it the writer for so many times as long as its last step took. So it has a
 sixth of the writer's time, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
-ADMIN_MOST_SPARES = 9
+ADMIN_MOST_SPARES = 15
 ADMIN_RATE = 4000
 """Messages a second. A command that is faster leaves the mail more, up to `ADMIN_MOST_SPARES` times as long."""
 SWEEP_SPARES = 19
