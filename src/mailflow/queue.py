@@ -62,11 +62,12 @@ DESTINATIONS_AT_ONCE = 5000
 ADMIN_AT_ONCE = 4
 """Administrator's commands under way; each has one step in a group commit."""
 ADMIN_SPARES = 5
-"""While mail comes and goes, a command leaves it the writer for so many times as long as its last step took. So it has a
-sixth of the writer's time, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
-ADMIN_MOST_SPARES = 15
+"""While mail comes and goes, a command leaves it the writer for at least so many times as long as its last step took. So it
+has a sixth of the writer's time at most, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
 ADMIN_RATE = 4000
-"""Messages a second. A command that is faster leaves the mail more, up to `ADMIN_MOST_SPARES` times as long."""
+"""Messages a second. A command that is faster leaves the mail more,"""
+ADMIN_MOST_SPARES = 15
+"""up to so many times as long as its last step took."""
 SWEEP_SPARES = 19
 """The same for what deleted messages left behind, which nobody waits for: a twentieth of the writer's time."""
 SWEEP_RETRY_SECONDS = 60.0
