@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.abuse.conduct import Conduct
@@ -259,7 +260,7 @@ class Listener:
     async def _accept_on(self, sock: socket.socket, hall: Hall, backlog: int) -> None:
         loop = asyncio.get_running_loop()
         serve = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        for same in (sock, *(sock.dup() for _ in range(ACCEPTED_IN_A_TURN - 1))):
+        for same in chain((sock,), (sock.dup() for _ in range(ACCEPTED_IN_A_TURN - 1))):
             self._servers.append(await serve(partial(Connection, hall), sock=same, backlog=backlog))
 
     async def _bind(self, settings: ListenerSettings) -> list[socket.socket]:
