@@ -268,6 +268,31 @@ def test_a_command_that_is_through_does_not_wait_for_the_mail_beside_it(
     with_queue(tmp_path, body)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "changed", "pause"),
+    [(0.01, 0, 0.05), (0.01, 200, 0.05), (0.01, 400, 0.1), (0.001, 400, 0.015), (1.0, 400, 1.0)],
+)
+def test_a_command_that_is_quick_leaves_the_mail_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, changed: int, pause: float
+) -> None:
+    """Five times its own time at least, fifteen at most, in between what leaves it 4,000 messages a second; a second at most."""
+    pauses: list[float] = []
+
+    async def sleep(length: float) -> None:
+        pauses.append(length)
+
+    async def body(queue: Queue) -> None:
+        task = admin.AdminTask(Command.DELETE, Selection(everything=True), 0.0)
+        task.seconds = seconds
+        await _put_one(queue, 0)
+        with monkeypatch.context() as patched:
+            patched.setattr("mailflow.queue.asyncio.sleep", sleep)
+            await queue._give_way(task, changed)
+        assert pauses == [pytest.approx(pause)]
+
+    with_queue(tmp_path, body)
+
+
 def test_mail_that_arrives_during_a_command_is_not_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailflow.store.admin.SMALLEST_STEP", 1)
 
