@@ -14,11 +14,12 @@ in `store/`; docs/queue.md describes format, transactions and what a crash can d
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mailflow.envelope import Content, ContentFile, Message
 from mailflow.errors import QueueError, QueueFull
@@ -32,14 +33,14 @@ from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
 from mailflow.store.failure import StoreDamaged, failure
 from mailflow.store.inspection import Inspection, ReindexTask
-from mailflow.store.leftovers import SweepTask
 from mailflow.store.lock import SpoolLock
-from mailflow.store.lookup import Lookups
+from mailflow.store.lookup import Lookups, resolve
 from mailflow.store.room import COPIES, ROW_BYTES
 from mailflow.store.settings import QueueSettings
 from mailflow.store.spill import ContentWriter
 from mailflow.store.sqlite import Store
 from mailflow.store.strays import pull_in
+from mailflow.store.sweeping import Sweeping
 from mailflow.store.values import Changed, Position, QueueCounts, Selection, Settlement, Slice
 from mailflow.store.writer import Writer
 
@@ -57,6 +58,8 @@ __all__ = [
     "Slice",
 ]
 
+T = TypeVar("T")
+
 DESTINATIONS_AT_ONCE = 5000
 """Destinations in one answer of the reader's, at most, when all of them are asked for."""
 ADMIN_AT_ONCE = 4
@@ -68,10 +71,6 @@ ADMIN_RATE = 4000
 """Messages a second. A command that is faster leaves the mail more,"""
 ADMIN_MOST_SPARES = 15
 """up to so many times as long as its last step took."""
-SWEEP_SPARES = 19
-"""The same for what deleted messages left behind, which nobody waits for: a twentieth of the writer's time."""
-SWEEP_RETRY_SECONDS = 60.0
-"""How soon a sweep that failed goes on."""
 MOST_QUARANTINED = 10_000
 """Damaged messages that are remembered because they cannot be put on hold."""
 ADMIN_PAUSE_SECONDS = 1.0
@@ -109,10 +108,8 @@ class Queue:
         """Damaged messages that are about to be put on hold, or that could not be."""
         self._commands = asyncio.Semaphore(ADMIN_AT_ONCE)
         self._mail_commits = 0
-        self._sweep: SweepTask | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._sweep_commits = 0
-        self._clear_up()
+        self._sweeping = Sweeping(store, self._writer, loop)
+        self._sweeping.begin()
 
     def __repr__(self) -> str:
         return f"<Queue {self.spool} {self._writer!r}>"
@@ -159,6 +156,11 @@ class Queue:
     @on_aside.setter
     def on_aside(self, call: Callable[[Message, str], None] | None) -> None:
         self._writer.on_aside = call
+
+    @property
+    def trouble(self) -> list[str]:
+        """What was found damaged in the redo log when the queue was opened, in words."""
+        return self._store.fresh.trouble
 
     # Writing
 
@@ -227,19 +229,25 @@ class Queue:
         are left out, and those that are set aside (`on_aside`).
         """
         aside = self._writer.aside
-        return self._lookups.ask(
+        return self._ask(
             lambda db: slices.without(slices.load(db, destination, after, until, limit, retried=retried), aside)
         )
 
     def content(self, message: Message) -> asyncio.Future[Content]:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
-        return self._lookups.content(message.id)
+        fresh = self._store.fresh
+        entry = fresh.entries.get(message.id)
+        if entry is None and message.id not in fresh.gone:
+            return self._lookups.content(message.id)
+        found: asyncio.Future[Content] = self._loop.create_future()
+        resolve(found, entry[1] if entry else QueueError(f"message {message.queue_id} is not in the queue any more"))
+        return found
 
     async def destinations(self) -> AsyncGenerator[tuple[str, float | None, float | None], None]:
         """All destinations with the earliest due time of what was never tried, and of what was; None where there is no
         such recipient. Held ones are left out. Raises QueueError."""
         after = ""
-        while part := await self._lookups.ask(partial(query.destinations, after=after, limit=DESTINATIONS_AT_ONCE)):
+        while part := await self._ask(partial(query.destinations, after=after, limit=DESTINATIONS_AT_ONCE)):
             for found in part:
                 if found[1:] != (None, None):
                     yield found
@@ -247,7 +255,26 @@ class Queue:
 
     def counts(self) -> asyncio.Future[QueueCounts]:
         """How much is in the queue."""
-        return self._lookups.ask(query.counts)
+        return self._ask(query.counts)
+
+    async def write_out(self) -> None:
+        """Puts all that was acknowledged into the tables, where others find it who read them. Raises QueueError."""
+        await self._ask(lambda _db: None)
+
+    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Asks the tables, when they have all that was acknowledged."""
+        if self._closed or not self._store.fresh.unfolded:
+            return self._lookups.ask(question)
+        answer: asyncio.Future[T] = self._loop.create_future()
+
+        def folded(error: QueueError | None) -> None:
+            if error:
+                resolve(answer, error)
+            else:
+                self._lookups.ask(question).add_done_callback(partial(_pass_on, answer))
+
+        self._writer.fold(folded)
+        return answer
 
     # Administration
 
@@ -268,35 +295,7 @@ class Queue:
                     if not task.complete:
                         await self._give_way(task, len(changed))
             finally:
-                self._clear_up()
-
-    def _clear_up(self) -> None:
-        """Begins to remove what deleted messages have left; in steps, beside the mail, until nothing is left."""
-        if self._store.leftovers and self._sweep is None:
-            self._sweep = SweepTask()
-            self._sweep_on()
-
-    def _sweep_on(self) -> None:
-        assert self._sweep is not None  # noqa: S101 - set by the callers
-        self._sweep_timer = None
-        self._step(self._sweep).add_done_callback(self._swept)
-
-    def _swept(self, step: asyncio.Future[list[Any]]) -> None:
-        sweep, self._sweep = self._sweep, None
-        if self._closed or sweep is None or step.cancelled():
-            return
-        if step.exception() is not None:  # the disk is full, perhaps: a deletion needs room in the log
-            if not self._writer.failed:
-                self._sweep, self._sweep_timer = sweep, self._loop.call_later(SWEEP_RETRY_SECONDS, self._sweep_on)
-            return
-        if sweep.complete:
-            self._clear_up()  # something may have been deleted since
-            return
-        self._sweep = sweep
-        seen, self._sweep_commits = self._sweep_commits, self._writer.mail_commits
-        busy = self._writer.waiting or seen != self._sweep_commits
-        pause = min(ADMIN_PAUSE_SECONDS, sweep.seconds * SWEEP_SPARES) if busy else 0.0
-        self._sweep_timer = self._loop.call_later(pause, self._sweep_on)
+                self._sweeping.begin()
 
     def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> bool:
         """Puts a message on hold whose content or envelope is damaged; `each` gets what every step changed.
@@ -370,8 +369,7 @@ class Queue:
         if self._closed:
             return
         self._closed = True
-        if self._sweep_timer:
-            self._sweep_timer.cancel()
+        self._sweeping.close()
         for task in self._spills:
             task.cancel()
         if self._spills:
@@ -398,19 +396,10 @@ class Queue:
 
     def _step(self, task: Task) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-
-        def done(result: list[Any] | QueueError) -> None:
-            if future.done():  # cancelled meanwhile
-                return
-            if isinstance(result, QueueError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
         if self._closed:
-            done(QueueError("the queue is closed"))
+            future.set_exception(QueueError("the queue is closed"))
         else:
-            self._writer.administer(Admin(task, done))
+            self._writer.administer(Admin(task, partial(resolve, future)))
         return future
 
     def _last_id(self) -> int:
@@ -419,6 +408,11 @@ class Queue:
     def _keep_task(self, task: asyncio.Task[None]) -> None:
         self._spills.add(task)
         task.add_done_callback(self._spills.discard)
+
+
+def _pass_on(answer: asyncio.Future[T], found: asyncio.Future[T]) -> None:
+    if not found.cancelled():
+        resolve(answer, found.exception() or found.result())
 
 
 def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tuple[SpoolLock, Store, Aside, int]:

@@ -29,7 +29,9 @@ class SelfCheck:
         self._in_vain = False
 
     def start(self) -> None:
-        """Begins the first look."""
+        """Tells what was found at the start, and begins the first look."""
+        for trouble in self._queue.trouble:
+            self._journal.inspected(trouble)
         if self._interval:
             self._task = asyncio.get_running_loop().create_task(self._watch())
 

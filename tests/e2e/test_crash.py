@@ -159,7 +159,9 @@ def test_a_sync_that_fails_is_not_acknowledged(tmp_path: Path, sink: Sink) -> No
 
     The server may mend its store, or stop and say so with exit code 1; it may not pretend.
     """
-    wrap = strace("-o", "/dev/null", "-e", f"trace={SYNCS}", "-e", f"inject={SYNCS}:error=EIO:when=30..36")
+    failing = f"inject={SYNCS}:error=EIO:when=30..36"
+    by_thread = "inject=io_setup:error=ENOSYS"  # strace does not see the syncs that the kernel makes for us
+    wrap = strace("-o", "/dev/null", "-e", f"trace={SYNCS},io_setup", "-e", failing, "-e", by_thread)
     server = Server(tmp_path / "server", wrap=wrap, relay={"host": sink.next_hop}, queue=QUICK).start()
     acknowledged: list[str] = []
     refused = ""

@@ -32,6 +32,7 @@ def test_a_message_is_durable_before_its_250_and_gone_when_delivered(tmp_path: P
         b.agent.answer = None
         answer = await b.submit("joe@far.example")
         assert answer.code == 250
+        await b.queue.write_out()
         (queued,) = list_messages(tmp_path / "spool")
         assert answer.lines[0] == f"Ok: queued as {queued.queue_id}"
         await b.until(lambda: b.agent.open)
@@ -223,6 +224,7 @@ def test_a_held_message_waits_and_a_deleted_one_is_gone(tmp_path: Path) -> None:
     async def story(b: Bench) -> None:
         for n in range(10):
             await b.submit(f"u{n}@slow.example")
+        await b.queue.write_out()
         ids = [m.id for m in list_messages(tmp_path / "spool")]
         b.flow.withdraw(await b.queue.hold(Selection(ids=(ids[8],))))
         b.flow.withdraw(await b.queue.delete(Selection(ids=(ids[9],))))

@@ -60,6 +60,7 @@ def test_hold_release_and_delete_under_way(tmp_path: Path) -> None:
     async def story(b: Bench) -> None:
         for n in range(30):
             await b.submit(f"u{n}@far.example")
+        await b.queue.write_out()
         ids = [m.queue_id for m in list_messages(tmp_path / "spool")]
         held = await run(b, "hold", {"ids": ids[:20]})
         assert len(held) == 20

@@ -16,6 +16,9 @@ from mailflow.queue import Queue, QueueSettings, Settlement
 T = TypeVar("T")
 PEER = Peer("192.0.2.7", 40321, "client.example.org", "client", "ESMTP", "TLSv1.3", "alice")
 
+DEFAULTS: dict[str, Any] = {}
+"""Settings of queues that are not given them (fixture `tables_only`)."""
+
 
 class Clock:
     """A clock that stands still until it is set."""
@@ -74,7 +77,7 @@ def with_queue(spool: Path, body: Callable[[Queue], Awaitable[T]], clock: Clock 
     """Runs `body` with the queue of a spool open."""
 
     async def run() -> T:
-        queue = await Queue.open(spool, QueueSettings(**settings), now=clock or Clock())
+        queue = await Queue.open(spool, QueueSettings(**DEFAULTS | settings), now=clock or Clock())
         try:
             return await body(queue)
         finally:

@@ -24,6 +24,8 @@ from mailflow.store.schema import database
 from mailflow.store.sqlite import Store
 from tests.queue.helpers import everything, make, put, settle, with_queue
 
+pytestmark = pytest.mark.usefixtures("tables_only")  # with a redo log: test_redo.py
+
 FREE_LIST = 32
 """Where in the first page stands which page begins the list of free ones, and how many there are (SQLite's file format, 1.3)."""
 LARGE = b"x" * 100_000
@@ -297,14 +299,14 @@ def test_without_room_to_note_it_the_outcome_is_written_again_and_its_bounce_is_
 
 def test_a_broken_mark_of_the_ids_keeps_no_outcome_out(tmp_path: Path) -> None:
     async def body(queue: Queue) -> None:
-        def broken(mark: int) -> None:
+        def broken(key: str, value: int) -> None:
             raise StoreDamaged("the table meta")
 
-        queue._store._reserved, queue._store._write_mark = 0, broken  # type: ignore[method-assign]
+        queue._store._reserved, queue._store.write_meta = 0, broken  # type: ignore[method-assign]
         assert "meta" in str(await put(queue, make(queue)))
         assert await deliver_all(queue) == []
         assert list(list_messages(tmp_path)) == []
-        del queue._store._write_mark
+        del queue._store.write_meta
 
     with_queue(tmp_path, fill)
     with_queue(tmp_path, body)

@@ -18,7 +18,7 @@ from mailflow.queue import Queue, QueueSettings, Selection
 from mailflow.store.check import Kind, check
 from mailflow.store.reader import list_messages, read_content
 from mailflow.store.repair import repair
-from mailflow.store.schema import database
+from mailflow.store.schema import FORMAT, database
 from tests.queue.helpers import make, put, spill, with_queue
 
 MESSAGES = 30
@@ -327,7 +327,7 @@ def test_a_first_page_that_was_tried_when_a_repair_crashed_is_put_back(spool: Pa
 
 
 def test_a_newer_format_is_no_damage(spool: Path) -> None:
-    first_page(spool, 60, (6).to_bytes(4))
+    first_page(spool, 60, (FORMAT + 1).to_bytes(4))
     before = database(spool).read_bytes()
     with pytest.raises(QueueError, match="newer mailflow"):
         list(repair(spool, QueueSettings()))

@@ -45,6 +45,7 @@ def size(spool: Path) -> int:
     return int(pages * 8192)
 
 
+@pytest.mark.usefixtures("tables_only")
 def test_beside_mail_and_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailflow.store.compact.FIRST_PAGES", 4)
     monkeypatch.setattr("mailflow.store.compact.MOST_PAGES", 16)

@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from mailflow.errors import QueueDamaged, QueueError
 from mailflow.queue import Queue, QueueSettings, Selection
 from mailflow.store import contents
@@ -89,6 +91,7 @@ def test_a_deletion_is_whole_at_every_moment_and_a_crash_in_between_is_taken_up(
     assert list(check(crashed, full=True)) == []
 
 
+@pytest.mark.usefixtures("tables_only")
 def test_mail_goes_on_while_contents_are_swept_and_all_of_them_go(tmp_path: Path) -> None:
     ids = filled(tmp_path)
 

@@ -351,6 +351,7 @@ def test_held_recipients_are_never_loaded(tmp_path: Path) -> None:
         "DELETE FROM message WHERE id = ?",
     ],
 )
+@pytest.mark.usefixtures("tables_only")
 def test_recipients_whose_envelope_is_damaged_are_told_of_and_can_be_held(tmp_path: Path, damage: str) -> None:
     async def body(queue: Queue) -> None:
         broken, whole = make(queue), make(queue)

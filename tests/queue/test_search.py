@@ -223,6 +223,7 @@ def test_a_message_counts_once_however_its_recipients_lie_apart(
 
 
 @pytest.mark.parametrize("where", [{"sender": "s*"}, {"before": NOW}, {"larger": 1}, {"client": "192.0.2.1"}])
+@pytest.mark.usefixtures("tables_only")
 def test_what_a_look_finds_is_not_sorted(tmp_path: Path, where: dict[str, Any]) -> None:
     async def body(queue: Queue) -> None:
         plans: list[str] = []

@@ -223,6 +223,7 @@ def test_a_row_that_makes_no_sense_is_damage_and_the_rest_goes_on(tmp_path: Path
     with_queue(tmp_path, second, **SEGMENTS)
 
 
+@pytest.mark.usefixtures("tables_only")
 def test_who_reads_a_content_that_leaves_meanwhile_finds_it_gone_and_not_damaged(tmp_path: Path) -> None:
     async def body(queue: Queue) -> None:
         [message] = await put_all(queue, [b"1" * 70_000])

@@ -11,6 +11,7 @@ import pytest
 from mailflow.queue import Queue, Settlement
 from mailflow.store import writer as writer_module
 from mailflow.store.aside import Aside
+from mailflow.store.fresh import Fresh
 from mailflow.store.writer import Writer
 from tests.queue.helpers import everything, make, put, settle, with_queue
 
@@ -64,6 +65,8 @@ def test_what_follows_a_commit_may_fail_and_the_next_one_comes(tmp_path: Path) -
 
 class BrokenStore:
     """Raises what no store should."""
+
+    fresh = Fresh(Path("nowhere"), 0)
 
     def __getattr__(self, name: str) -> Any:
         raise LookupError("a mistake of ours")

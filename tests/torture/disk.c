@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/aio_abi.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -26,6 +27,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -70,6 +72,7 @@ REAL(int, unlink, const char *);
 REAL(int, mkdir, const char *, mode_t);
 REAL(int, clock_gettime, clockid_t, struct timespec *);
 REAL(int, gettimeofday, struct timeval *, void *);
+REAL(long, syscall, long, ...);
 
 static void ready(void) {
     static int done;
@@ -79,7 +82,7 @@ static void ready(void) {
     FIND(open64); FIND(close); FIND(write); FIND(writev); FIND(pwrite64); FIND(pwritev64); FIND(pwritev64v2);
     FIND(fsync); FIND(fdatasync); FIND(sync_file_range); FIND(ftruncate64); FIND(fallocate64);
     FIND(posix_fallocate64); FIND(rename); FIND(link); FIND(unlink); FIND(mkdir); FIND(clock_gettime);
-    FIND(gettimeofday);
+    FIND(gettimeofday); FIND(syscall);
     const char *page = getenv("TORTURE_CONTROL"), *log = getenv("TORTURE_JOURNAL");
     const char *folder = getenv("TORTURE_ROOT");
     if (!page || !folder || !realpath(folder, root)) return;
@@ -331,6 +334,43 @@ int fsync(int fd) {
 int fdatasync(int fd) {
     ready();
     return synced(FDATASYNC, real_fdatasync, fd);
+}
+
+/* Syncs by the kernel, of which the caller hears later: one at a time */
+
+static struct { int fd, error; } asked = {-1, 0};
+
+static long submitted(long number, long context, long count, struct iocb **requests) {
+    int fd = (int)requests[0]->aio_fildes;
+    if (!kind(fd) || requests[0]->aio_lio_opcode != IOCB_CMD_FDSYNC) return real_syscall(number, context, count, requests);
+    if (last(FDATASYNC)) end();
+    if (control[SYNC_DELAY_US]) { errno = EAGAIN; return -1; } /* the caller's thread can wait, the loop must not */
+    asked.fd = fd;
+    asked.error = fails(FDATASYNC, files[fd].kind) ? errno : 0;
+    if (!asked.error) note(SYNC_BEGIN, files[fd].inode, gettid(), NULL, NULL, NULL, 0);
+    return real_syscall(number, context, count, requests);
+}
+
+static long told(long number, long context, long least, long most, struct io_event *events, void *timeout) {
+    long found = real_syscall(number, context, least, most, events, timeout);
+    if (found != 1 || asked.fd < 0) return found;
+    if (asked.error) events[0].res = -asked.error;
+    note(asked.error ? SYNC_FAILED : FDATASYNC, files[asked.fd].inode, asked.error ? 0 : gettid(), NULL, NULL, NULL, 0);
+    asked.fd = -1;
+    return found;
+}
+
+long syscall(long number, ...) {
+    ready();
+    long a[6];
+    va_list more;
+    va_start(more, number);
+    for (int i = 0; i < 6; i++) a[i] = va_arg(more, long);
+    va_end(more);
+    if (control && number == SYS_io_submit && a[1] == 1) return submitted(number, a[0], a[1], (struct iocb **)a[2]);
+    if (control && number == SYS_io_getevents && a[2] == 1)
+        return told(number, a[0], a[1], a[2], (struct io_event *)a[3], (void *)a[4]);
+    return real_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) { /* promises nothing: no record */

@@ -43,16 +43,23 @@ class Aside:
 
     @classmethod
     def open(cls, store: Store) -> Aside:
-        """What an earlier server noted, less what the database lets go now. Raises QueueError."""
+        """What an earlier server noted, less what the database lets go now, and who is only in its redo log. Raises QueueError."""
         aside = cls(store.spool)
         try:
             noted = read(store.spool)
         except OSError as error:
             raise failure(error, str(aside.path)) from error
-        aside.keys = _let_go(store, sorted(noted)) if noted else noted
+        aside.keys = _let_go(store, sorted(noted)) if noted else set()
         if len(aside.keys) < len(noted):
             with suppress(OSError):  # lines of recipients who have left do no harm
                 aside._write_anew()
+        if kept := store.fresh.kept():
+            keys = [(key, number) for key, (number, _) in kept.items()]
+            try:
+                aside.add(keys)
+                store.fresh.forget(kept)
+            except QueueFull:  # the log keeps them, for the next start
+                aside.keys.update(keys)
         return aside
 
     def add(self, keys: Iterable[Key]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from mailflow.envelope import Message
 from mailflow.errors import QueueError
+from mailflow.store.fresh import Packed
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Settlement
 
@@ -45,10 +46,14 @@ class Batch:
     admin: list[Admin] = field(default_factory=list)
     weight: int = 0
     """Bytes of its messages and of the settlements' new ones, rows included (`room.weight`)."""
+    packed: Packed | None = None
+    """A record of the redo log with all of it, which may be tried first."""
     last_id: int = 0
     """The newest id handed out."""
     look: bool = False
     """Free space is to be looked up, and what does not fit refused."""
+    fold: list[Callable[[QueueError | None], None]] = field(default_factory=list)
+    """To be told when all that was acknowledged is in the tables (`fold.py`), or why it is not."""
     lookers: list[asyncio.Future[None]] = field(default_factory=list)
     """To be told when that has been done."""
     promised: int = 0
@@ -66,5 +71,9 @@ class Batch:
     finished: list[tuple[Admin, list[Any] | QueueError]] = field(default_factory=list)
     free: int | None = None
     """Free space after the commit, when it was looked up."""
+    folded: QueueError | None = None
+    """Why what somebody wanted in the tables is not there."""
+    kept: list[tuple[Message, int, QueueError]] = field(default_factory=list)
+    """Messages that have left and the number of their last recipient, which a damaged database keeps."""
     broken: QueueError | None = None
     """The store has failed for good."""

@@ -24,6 +24,7 @@ from mailflow.errors import QueueError, QueueFull
 from mailflow.store.aside import Aside
 from mailflow.store.batch import Batch
 from mailflow.store.failure import StoreBroken, StoreDamaged, failure
+from mailflow.store.fold import fold
 from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Settlement
@@ -58,6 +59,13 @@ class Committer:
             self._lost(batch, error)
 
     def _write(self, batch: Batch) -> None:
+        if (
+            batch.packed
+            and self.dead is None
+            and not self._store.fresh.spoilt
+            and self._store.fresh.write(batch.packed)
+        ):
+            return
         if batch.look:
             self._guard(batch)
         messages: Places = range(len(batch.messages))
@@ -68,11 +76,41 @@ class Committer:
             full = self._commit(batch, messages, work)
             if full:
                 self._squeeze(batch, messages, work, full)
+        if batch.fold or batch.admin:
+            batch.folded = self._fold(batch)
         if batch.admin:
             self._administer(batch)
         if batch.look:
             batch.free = self._free_bytes()
         batch.broken = self.dead
+
+    def _fold(self, batch: Batch) -> QueueError | None:
+        """All that was acknowledged into the tables; why not, if something is missing there."""
+        if self.dead is not None:
+            return self.dead
+        try:
+            trouble = fold(self._store)
+        except StoreBroken as error:
+            self._recover(batch, [], [], error)
+            return self.dead
+        except QueueError as error:
+            return error
+        if trouble:
+            self._leave_behind(batch, trouble)
+        return None
+
+    def _leave_behind(self, batch: Batch, why: QueueError) -> None:
+        """Who has left, and whose rows the tables keep, is noted beside the database, so that nobody tries them again."""
+        kept = self._store.fresh.kept()
+        try:
+            self._aside.add([(key, number) for key, (number, _) in kept.items()])
+        except QueueError:
+            return  # they stay in the redo log
+        self._store.fresh.forget(kept)
+        batch.kept += [(message, number, why) for number, message in kept.values() if message]
+        self._set += len(kept)
+        if self._set > MOST_ASIDE:
+            self.dead = self.dead or why
 
     def _lost(self, batch: Batch, error: Exception) -> None:
         """What reached the disk is not known. No content file is freed: its message may be in the queue."""
@@ -81,7 +119,7 @@ class Committer:
         batch.refused.update(dict.fromkeys(range(len(batch.messages)), self.dead))
         told = {id(admin) for admin, _ in batch.finished}
         batch.finished += [(admin, self.dead) for admin in batch.admin if id(admin) not in told]
-        batch.broken = self.dead
+        batch.broken = batch.folded = self.dead
 
     def _guard(self, batch: Batch) -> None:
         """Looks how much room there is, and refuses the messages that would touch the reserve."""

@@ -143,6 +143,11 @@ class ContentFiles:
         return id in self._in_use
 
     @property
+    def in_use(self) -> dict[int, int]:
+        """Which messages have a content file, and which one."""
+        return self._in_use
+
+    @property
     def busy(self) -> bool:
         """Whether any message has a content file (the common case has none, and then needs no look-ups)."""
         return bool(self._in_use)

@@ -52,7 +52,7 @@ class Lookups:
         if self._closed:
             future.set_exception(QueueError("the queue is closed"))
             return future
-        self._inbox.put((question, lambda answer: _resolve(future, answer)))
+        self._inbox.put((question, lambda answer: resolve(future, answer)))
         return future
 
     def content(self, id: int) -> asyncio.Future[Content]:
@@ -87,7 +87,7 @@ class Lookups:
                 self._fetch()
             for key, futures in asked.items():
                 for future in futures:
-                    _resolve(future, answer if isinstance(answer, QueueError) else answer[key])
+                    resolve(future, answer if isinstance(answer, QueueError) else answer[key])
 
         self._inbox.put((lambda db: contents.read(db, self._spool, ids), fetched))
 
@@ -120,7 +120,8 @@ def _nothing(_db: sqlite3.Connection) -> None:
     return None
 
 
-def _resolve(future: asyncio.Future[Any], answer: Any) -> None:
+def resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    """Answers with a result, or with an exception."""
     if future.done():  # cancelled meanwhile
         return
     if isinstance(answer, QueueError):

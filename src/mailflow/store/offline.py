@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailflow.errors import QueueError
+from mailflow.store import redo
 from mailflow.store.admin import AdminTask, Command, merged
 from mailflow.store.aside import Aside
 from mailflow.store.compact import INCREMENTAL, CompactTask, rewrite
@@ -66,6 +67,15 @@ class OfflineQueue:
         sweep = SweepTask()
         while not sweep.complete:
             sweep.step(self._store)
+
+
+def fold_leftover(spool: Path, token: int, generation: int) -> None:
+    """What a killed server left in its redo log is put into the tables, where a reader finds it, if that can be done. Nothing
+    where a server runs: it does that itself in moments; nor where the log is damaged, of which the next one tells."""
+    with suppress(QueueError, OSError):
+        if not redo.read(spool, token, generation)[1]:
+            with open_offline(spool):
+                return
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Reading the queue from outside: for the command line, without asking the server (wish 51).
 
-It works while a server runs, when none does, and after one was killed; it writes nothing and takes no lock that a server
-waits for, because every look is a short read transaction of a bounded number of messages. A message that enters or
+It works while a server runs, when none does, and after one was killed. It writes nothing, but for what a killed server left in
+its redo log: that is put into the tables first, with the spool's lock. It takes no lock that a running server waits for, because every look is a short read transaction of a bounded number of messages. A message that enters or
 leaves while a listing runs may or may not appear in it; every other appears exactly once.
 
 Who reads needs write access to the spool folder when the server is not running, for SQLite puts its shared index
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from mailflow.envelope import ContentFile
 from mailflow.errors import QueueError
-from mailflow.store import query
+from mailflow.store import query, redo
 from mailflow.store.failure import failure
 from mailflow.store.schema import connect_read_only, database
 from mailflow.store.values import QueueCounts, QueuedMessage
@@ -41,7 +41,7 @@ def list_messages(
     """
     wanted = sorted(set(ids)) if ids is not None else None
     after, left = -1, limit
-    with closing(_open(spool)) as db:
+    with closing(open_queue(spool)) as db:
         while left is None or left > 0:
             size = LISTING_MESSAGES if left is None else min(LISTING_MESSAGES, left)
             found, after = _asked(spool, partial(_page, db, after, size, wanted, recipients))
@@ -66,7 +66,7 @@ def read_content(spool: Path, id: int) -> bytes:
     """The bytes of a message. Raises QueueError when it is not there, QueueDamaged when it does not match its id."""
     from mailflow.store import contents  # a listing, which starts often, needs none
 
-    with closing(_open(spool)) as db:
+    with closing(open_queue(spool)) as db:
         content = _asked(spool, lambda: contents.read(db, spool, [id])[id])
     if isinstance(content, QueueError):
         raise content
@@ -81,12 +81,21 @@ def read_content(spool: Path, id: int) -> bytes:
 
 def counts(spool: Path) -> QueueCounts:
     """How much is in the queue. Raises QueueError."""
-    with closing(_open(spool)) as db:
+    with closing(open_queue(spool)) as db:
         return _asked(spool, lambda: query.counts(db))
 
 
-def _open(spool: Path) -> sqlite3.Connection:
-    return _asked(spool, lambda: connect_read_only(spool))
+def open_queue(spool: Path) -> sqlite3.Connection:
+    """For reading all that is in the queue. Raises QueueError."""
+    db = _asked(spool, lambda: connect_read_only(spool))
+    with suppress(sqlite3.Error):
+        found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('redo', 'redo_token')"))
+        generation, token = found.get("redo"), found.get("redo_token")
+        if isinstance(generation, int) and isinstance(token, int) and redo.begun(spool, generation):
+            from mailflow.store.offline import fold_leftover  # a listing, which starts often, seldom needs it
+
+            fold_leftover(spool, token, generation)
+    return db
 
 
 def _asked(spool: Path, question: Callable[[], T]) -> T:

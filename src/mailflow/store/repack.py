@@ -8,8 +8,10 @@ table without gaps is not written anew as a whole. Only the two tables that are 
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
 
+from mailflow.store import statements
 from mailflow.store.schema import PAGE_SIZE_BYTES
 from mailflow.store.sqlite import Store
 
@@ -66,10 +68,18 @@ class Repack:
                 break
             end, size = key, size + length
         free = free_pages(store)
-        store.put_again(name, self._last, end)
+        _put_again(store, name, self._last, end)
         self._last, self.complete = end, not found or (len(found) < most and end == found[-1][0])
         paid = (free_pages(store) - free) * PAGE_SIZE_BYTES * WORTH > size
         self._pass = 0 if paid else min(MOST_PASSED, 2 * self._pass or 1)
+
+
+def _put_again(store: Store, name: str, after: int, last: int) -> None:
+    """Takes the rows of `message` or `content` with ids behind `after`, up to `last`, out and puts them in again."""
+    table = statements.CONTENT if name == "content" else statements.MESSAGE
+    sql = f"DELETE FROM {name} WHERE id > ? AND id <= ? RETURNING {table.columns}"  # noqa: S608
+    found = sorted(store.db.execute(sql, (after, last)).fetchall())
+    table.insert(store.db, list(chain.from_iterable(found)))
 
 
 def free_pages(store: Store) -> int:

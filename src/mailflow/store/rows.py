@@ -132,6 +132,29 @@ class EnteringRows:
             NOTHING,
         )
 
+    def values(self, m: Message) -> tuple[Any, ...]:
+        """A message with one recipient and its content in memory, for the redo log: MESSAGE_COLUMNS, RECIPIENT_COLUMNS but the
+        id, and the content's checksum. `row_of` makes the row of it."""
+        r = m.recipients[0]
+        return (
+            m.id,
+            m.arrived,
+            m.size,
+            1,
+            m.sender,
+            *self._texts(m),
+            r.number,
+            r.due,
+            r.attempts,
+            r.destination,
+            r.address,
+            r.original,
+            r.orcpt,
+            r.notify,
+            r.reason,
+            checksums.content(m.id, m.content),  # type: ignore[arg-type]
+        )
+
     def others(self, m: Message) -> Iterator[tuple[Any, ...]]:
         """The values of RECIPIENT_ROW for its recipients behind the first."""
         start = checksums.envelope(m.id, m.arrived, m.size, m.sender, *self._texts(m))
@@ -140,6 +163,15 @@ class EnteringRows:
 
     def _texts(self, m: Message) -> tuple[str, str]:
         return self._peer_text(m.peer), "" if m.options is PLAIN else self._options_text(m.options)
+
+
+def row_of(values: Sequence[Any], content: bytes) -> tuple[Any, ...]:
+    """The row of a message in the redo log, as `EnteringRows.row` makes it."""
+    key, arrived, size, _, sender, peer, options = values[:7]
+    number, _, _, destination, address, original, orcpt, notify, _ = values[7:-1]
+    start = checksums.envelope(key, arrived, size, sender, peer, options)
+    crc = checksums.recipient(start, number, destination, address, original, orcpt, notify)
+    return (*values[:-1], crc, values[-1], content, NOTHING, NOTHING, NOTHING, NOTHING)
 
 
 def _recipient_row(id: int, r: Recipient, start: int) -> tuple[Any, ...]:

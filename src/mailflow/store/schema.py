@@ -10,7 +10,7 @@ recipient  one row for each recipient that is still to be delivered; the index g
 content    the bytes, apart from the rest so that listing never reads them; `file` names a content file instead
 extent     in whose place it says where in a segment file the bytes are: `page` is the first, `size` in bytes
 leftover   contents whose message an administrator has deleted; they go when the disk has time (leftovers.py)
-meta       high_water: no id up to this one is ever handed out again
+meta       high_water: no id up to this one is ever handed out again; redo, redo_token: which records of the redo log count (redo.py)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mailflow.errors import QueueError
 from mailflow.store import checksums
 from mailflow.store.failure import MENDING, malformed
 
-FORMAT = 5
+FORMAT = 6
 SEGMENTS_SINCE = 2
 """The first format with a table `extent`."""
 LEFTOVERS_SINCE = 4
@@ -87,6 +87,7 @@ _STEPS: dict[int, tuple[str, ...]] = {
     2: _LANES,
     3: (f"CREATE {_LEFTOVER}",),
     4: _CHECKSUMS,
+    5: ("INSERT OR REPLACE INTO meta (key, value) VALUES ('redo', 0), ('redo_token', random())",),
 }
 """What leads from each older format to the next; 0 is an empty file. Contents that are in the database stay there."""
 

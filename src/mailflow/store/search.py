@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 from mailflow.store import query, rows
 from mailflow.store.failure import failure
 from mailflow.store.filters import conditions
+from mailflow.store.reader import open_queue
 from mailflow.store.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
 from mailflow.store.scan import Scan
-from mailflow.store.schema import connect_read_only, database
+from mailflow.store.schema import database
 from mailflow.store.values import QueueCounts, QueuedMessage, Selection
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def find_messages(
     Raises QueueError when there is no queue, or it cannot be read.
     """
     scan, last = Scan(replace(selection, limit=limit), now, look=READ_ROWS), -1
-    with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
+    with closing(open_queue(spool)) as db:
         while not scan.complete:
             found = _asked(spool, partial(_look, db, scan, selection, now, last, recipients))
             yield from found
@@ -114,7 +115,7 @@ def count_by(spool: Path, selection: Selection, by: str, now: float) -> list[Cou
     if by not in GROUPINGS:
         raise ValueError(f"cannot count by {by!r} (accepted: {', '.join(GROUPINGS)})")
     found: dict[str, Count] = {}
-    with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
+    with closing(open_queue(spool)) as db:
         if by == "destination" and selection.everything:
             return _ordered(_count_destinations(spool, db))
         scan = Scan(selection, now, message=by in _OF_MESSAGE, look=READ_ROWS)
@@ -170,7 +171,7 @@ def totals(spool: Path, selection: Selection, now: float) -> QueueCounts:
         " coalesce(sum(due >= :held), 0), coalesce(sum(due < :held AND attempts > 0), 0)"
     )
     messages = recipients = held = deferred = 0
-    with closing(_asked(spool, lambda: connect_read_only(spool))) as db:
+    with closing(open_queue(spool)) as db:
         if selection.everything:
             return _asked(spool, lambda: query.counts(db))
         scan = Scan(selection, now, look=READ_ROWS)

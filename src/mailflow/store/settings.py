@@ -44,6 +44,10 @@ class QueueSettings(Section):
     """Size that the write-ahead log grows to before its pages are copied to the database. It is then used again from
     its beginning; the file stays this large."""
 
+    redo_log: Size = setting("16MiB", le=268_435_456)
+    """Size up to which a file grows in which mail is made durable before it is in the database: one write and one sync for a
+    commit, instead of every page that it touches. Mail that leaves at once never enters the database; what is there
+    for a quarter of a second does. There are two such files. 0: everything goes to the database at once."""
     check_interval: Duration = setting("1d")
     """How often a running server looks for damage in its database, the first time after its start; contents are not
     read. It takes a second of a processor for each 200,000 messages. 0: never."""

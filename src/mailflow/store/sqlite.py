@@ -16,18 +16,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mailflow.envelope import ContentFile, Message
-from mailflow.errors import QueueError
+from mailflow.errors import QueueError, QueueFull
 from mailflow.store import checksums, counter, statements
 from mailflow.store.content import ContentFiles, sync_folder
 from mailflow.store.extents import PAGE_BYTES, SEGMENT_BYTES
-from mailflow.store.failure import StoreBroken, failure
+from mailflow.store.failure import MENDING, StoreBroken, StoreDamaged, failure
+from mailflow.store.fold import fold, folding, unfold
+from mailflow.store.fresh import Fresh, Packed
 from mailflow.store.rescue import reserved
-from mailflow.store.room import SEGMENT_BATCH
+from mailflow.store.room import COPIES, SEGMENT_BATCH
 from mailflow.store.rows import NOTHING, EnteringRows
 from mailflow.store.schema import BUSY_SECONDS, PAGE_SIZE_BYTES, connect, database
 from mailflow.store.segments import Segments
@@ -47,14 +48,9 @@ ROOM_SECONDS = 0.2
 `queue check`, are not; the log is begun anew once they have ended."""
 
 
-def plain(entering: Sequence[Message], work: Sequence[Settlement]) -> bool:
-    """Whether one statement can write it all: as nearly always, a recipient each, and they leave at the first attempt."""
-    if len(entering) >= statements.MOST:
-        return False
-    for message in entering:
-        if len(message.recipients) != 1 or type(message.content) is not bytes:
-            return False
-    return all(settlement.whole for settlement in work)
+def plain(entering: Sequence[Message]) -> bool:
+    """Whether all that enters is as most mail: a recipient each, and content in memory."""
+    return all(len(message.recipients) == 1 and type(message.content) is bytes for message in entering)
 
 
 class Store:
@@ -64,6 +60,8 @@ class Store:
         self.spool = spool
         self.files = ContentFiles(spool)
         self.segments = Segments(spool)
+        self.fresh = Fresh(spool, settings.redo_log)
+        """What is in the redo log and not in the tables."""
         self.high_water = 0
         """No id up to this one may be handed out by a later run."""
         self.segment_threshold = settings.segment_threshold
@@ -81,6 +79,7 @@ class Store:
         store = cls(spool, settings, now)
         try:
             store._connect()
+            unfold(store)
             store._load_files()
             sync_folder(spool)  # the names of database and folders themselves
         except (sqlite3.Error, OSError) as error:
@@ -102,20 +101,29 @@ class Store:
         settings = self._settings
         self._db = connect(self.spool, cache_bytes=settings.cache, checkpoint_bytes=settings.checkpoint)
         statements.prepare(self._db)
-        mark = self._db.execute("SELECT value FROM meta WHERE key = 'high_water'").fetchone()
         newest = self._db.execute("SELECT max(id) FROM message").fetchone()[0]
-        self._reserved = mark[0] if mark and type(mark[0]) is int else 0
+        self._reserved = self.meta("high_water") or 0
         self.high_water = max(self.high_water, self._reserved, newest or 0)
         self.leftovers = self._db.execute("SELECT 1 FROM leftover LIMIT 1").fetchone() is not None
 
     def _disconnect(self) -> None:
         self.segments.close()
+        self.fresh.close()
         db, self._db = self._db, None
         if db is not None:
             try:
                 db.close()
             except sqlite3.Error:
                 return  # what it could not write back is still in the log
+
+    def meta(self, key: str) -> int | None:
+        """A number that the database keeps; None where it does not, or damage has made something else of it."""
+        found = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return found[0] if found and type(found[0]) is int else None
+
+    def write_meta(self, key: str, value: int) -> None:
+        """Inside a transaction of the caller's."""
+        self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
     def _load_files(self) -> None:
         segments, files = reserved(self.spool, self.db)
@@ -134,6 +142,14 @@ class Store:
 
     # One batch
 
+    def pack(self, messages: Sequence[Message], work: Sequence[Settlement], last_id: int) -> Packed | None:
+        """The record of the redo log with which this is durable, or None: then it is for `commit`. For the event loop, while
+        nobody writes."""
+        if last_id + ID_MARGIN_US > self._reserved:
+            return None
+        entering = [*messages, *(m for w in work for m in w.entering)] if work else messages
+        return self.fresh.pack(entering, work, self.files.in_use, SEGMENT_BATCH * self.segment_threshold)
+
     def commit(self, messages: Sequence[Message], work: Sequence[Settlement], last_id: int) -> dict[int, int]:
         """One transaction: messages enter, settlements take effect. `last_id`: the newest id handed out.
 
@@ -141,15 +157,35 @@ class Store:
         StoreBroken; then nothing of it is in the store.
         """
         entering = [*messages, *(m for w in work for m in w.entering)] if work else messages
-        alone = last_id + ID_MARGIN_US <= self._reserved and plain(entering, work)
-        mark, left = self.transaction(lambda: self._batch(entering, work, last_id), alone=alone)
-        self._reserved = mark
-        if not alone:  # then there are no files among them
+        simple = last_id + ID_MARGIN_US <= self._reserved and plain(entering)
+        try:
+            left = self._commit(entering, work, last_id, simple=simple)
+        except QueueError as error:
+            if isinstance(error, QueueFull | StoreBroken) or not self.fresh.unfolded:
+                raise
+            fold(self)  # perhaps it is not this batch that the tables do not take
+            left = self._commit(entering, work, last_id, simple=simple)
+        if not simple:  # else there are no files among them
             for message in entering:
                 if isinstance(message.content, ContentFile):
                     self.files.stored(message.id)
         if self.files.busy:
             self._release_files(work, left)
+        return left
+
+    def _commit(
+        self, entering: Sequence[Message], work: Sequence[Settlement], last_id: int, *, simple: bool
+    ) -> dict[int, int]:
+        """Into the tables, with all that the redo log has."""
+        if not self.fresh.used and simple and len(entering) < statements.MOST and all(w.whole for w in work):
+            _, left = self.transaction(lambda: self._batch(entering, work, last_id), alone=True)
+            return left
+        if any(w.deferred and w.message.id in self.fresh.stuck for w in work):
+            raise StoreDamaged(f"{database(self.spool)}: it does not take the message{MENDING}")
+        leaving = {w.message.id for w in work if self.fresh.ends(w)}
+        mark, left = folding(self, lambda: self._batch(entering, work, last_id), leaving)
+        self._reserved = mark
+        self.fresh.left(leaving)
         return left
 
     def transaction(self, body: Callable[[], T], *, alone: bool = False) -> T:
@@ -267,20 +303,6 @@ class Store:
         self.db.execute("INSERT OR IGNORE INTO leftover SELECT value FROM json_each(?)", (json.dumps(ids),))
         self.leftovers = True
 
-    def sweep(self, most: int) -> int:
-        """Removes contents that deleted messages left, at most so many, inside a transaction of the caller's. How many."""
-        ids = [row[0] for row in self.db.execute("SELECT id FROM leftover ORDER BY id LIMIT ?", (most,))]
-        statements.CONTENT.delete(self.db, ids)
-        statements.LEFTOVER.delete(self.db, ids)
-        return len(ids)
-
-    def put_again(self, name: str, after: int, last: int) -> None:
-        """Takes the rows of `message` or `content` with ids behind `after`, up to `last`, out and puts them in again."""
-        table = statements.CONTENT if name == "content" else statements.MESSAGE
-        sql = f"DELETE FROM {name} WHERE id > ? AND id <= ? RETURNING {table.columns}"  # noqa: S608
-        found = sorted(self.db.execute(sql, (after, last)).fetchall())
-        table.insert(self.db, list(chain.from_iterable(found)))
-
     # Settling
 
     def _settle(self, work: Sequence[Settlement]) -> tuple[list[int], dict[int, int]]:
@@ -348,11 +370,8 @@ class Store:
         if last_id + ID_MARGIN_US <= self._reserved:
             return self._reserved
         mark = max(int(self._now() * 1_000_000) + ID_RESERVE_US, last_id + ID_MARGIN_US)
-        self._write_mark(mark)
+        self.write_meta("high_water", mark)
         return mark
-
-    def _write_mark(self, mark: int) -> None:
-        self.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('high_water', ?)", (mark,))
 
     def reserve(self, last_id: int) -> None:
         """Makes room for ids behind `last_id`, in a transaction of its own. Raises as `commit`."""
@@ -371,6 +390,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             raise failure(error, str(self.spool)) from error
         growth = max(0, pages * PAGE_SIZE_BYTES - size)
+        growth += COPIES * self.fresh.bytes
         return int(disk.f_bavail * disk.f_frsize + unused * PAGE_SIZE_BYTES - growth) + self.segments.spare
 
     def make_room(self) -> None:
@@ -402,6 +422,8 @@ class Store:
             self._disconnect()
             raise failure(error, str(database(self.spool))) from error
         self._reserved = 0  # so that the transaction below writes something
+        self.fresh.regain(self.meta("redo"))
+        fold(self)
         self.transaction(lambda: self.remove(list(refused)))
         self.reserve(last_id)
 
@@ -410,7 +432,8 @@ class Store:
         if self._db is None:
             return
         try:
-            self.transaction(lambda: self._write_mark(last_id))
+            fold(self)
+            self.transaction(lambda: self.write_meta("high_water", last_id))
         finally:
             self._disconnect()
 

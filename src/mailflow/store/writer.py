@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from errno import EAGAIN
+from functools import partial
 from itertools import chain
 from queue import SimpleQueue
 from threading import Thread
@@ -21,9 +23,11 @@ from threading import Thread
 from mailflow.envelope import Message
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store import room
+from mailflow.store.aio import Syncs
 from mailflow.store.aside import Aside
 from mailflow.store.batch import Admin, Batch, Done
 from mailflow.store.commit import Committer
+from mailflow.store.fresh import FOLD_SECONDS, Packed
 from mailflow.store.room import Room, weight
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Settlement
@@ -66,6 +70,7 @@ class Writer:
         """Commits that had mail in them, so far."""
         self.waiting = 0
         """Bytes in memory that are not on disk yet: what `room.weight` says of their messages."""
+        self._store = store
         self._committer = Committer(store, aside, reserve)
         self._loop = loop
         self._last_id = last_id
@@ -76,11 +81,13 @@ class Writer:
         self._scheduled = False
         self._patience: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._fold_timer: asyncio.TimerHandle | None = None
         self._looked = loop.time()
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         self._failed: QueueError | None = None
         self._kept: list[tuple[Settlement, Done]] = []
         self._idle: asyncio.Future[None] | None = None
+        self._syncs = Syncs.open(loop)
         self._thread = Thread(target=self._work, name="mailflow-store", daemon=True)
         self._thread.start()
 
@@ -121,6 +128,10 @@ class Writer:
     def administer(self, admin: Admin) -> None:
         """Runs the next step of an administrator's command, with the next batch."""
         self._urgent().admin.append(admin)
+
+    def fold(self, done: Done) -> None:
+        """`done(None)` when all that was acknowledged is in the tables, `done(error)` when it cannot be put there."""
+        self._urgent().fold.append(done)
 
     # Room
 
@@ -196,11 +207,48 @@ class Writer:
         now = self._loop.time()
         certain = self.room.promise(room.BATCH_BYTES + room.COPIES * batch.weight)
         batch.promised = self.room.promised
-        if batch.look or not certain or now - self._looked >= LOOK_SECONDS:
+        doubted = batch.look or not certain
+        if doubted or now - self._looked >= LOOK_SECONDS:
             batch.look = True
             self._looked = now
         self._busy = True
+        if not (doubted or batch.admin or batch.fold):
+            batch.packed = self._pack(batch)
+            if batch.packed and not batch.look and not self._failed and self._sync(batch, batch.packed):
+                return
         self._inbox.put(batch)
+
+    def _sync(self, batch: Batch, packed: Packed) -> bool:
+        """Whether the kernel syncs it now: then the thread is not needed for it."""
+        fd = self._store.fresh.place(packed) if self._syncs else None
+        if fd is None or self._syncs is None:
+            return False
+        try:
+            self._syncs.start(fd, partial(self._synced, batch, packed))
+        except OSError as error:  # the thread writes it once more
+            if error.errno != EAGAIN:
+                self._end_syncs()
+            return False
+        return True
+
+    def _end_syncs(self) -> None:
+        if self._syncs:
+            self._syncs.close()
+            self._syncs = None
+
+    def _synced(self, batch: Batch, packed: Packed, error: int) -> None:
+        if error:
+            self._store.fresh.failed()
+            self._inbox.put(batch)
+        else:
+            self._store.fresh.placed(packed)
+            self._written(batch)
+
+    def _pack(self, batch: Batch) -> Packed | None:
+        try:
+            return self._store.pack(batch.messages, batch.work, batch.last_id)
+        except Exception:  # noqa: BLE001 -- nobody foresaw it; the thread finds out which message it is
+            return None
 
     def _work(self) -> None:
         """The thread."""
@@ -222,6 +270,8 @@ class Writer:
         if batch.free is not None:
             self.room.looked(batch.free, before=batch.promised)
         self._answer(batch)
+        if self._fold_timer is None and self._store.fresh.unfolded and not self._idle:
+            self._fold_timer = self._loop.call_later(FOLD_SECONDS, self._tend)
         if batch.broken and not self._failed:
             self._failed = batch.broken
             if self.on_failure:
@@ -234,6 +284,14 @@ class Writer:
         if self._idle and not self._next and not self._idle.done():
             self._idle.set_result(None)
 
+    def _tend(self) -> None:
+        """What has been in the redo log for long is put into the tables, with the next batch."""
+        self._fold_timer = None
+        if self._store.fresh.aged():
+            self.fold(_nobody)
+        elif self._store.fresh.unfolded:
+            self._fold_timer = self._loop.call_later(FOLD_SECONDS, self._tend)
+
     def _answer(self, batch: Batch) -> None:
         if batch.refused or batch.unsettled or batch.aside or batch.left:
             self._answer_each(batch)
@@ -244,6 +302,12 @@ class Writer:
                         done(None)
                     except Exception as error:  # noqa: BLE001 -- as in `_call`, which costs a call for each
                         self._mishap(error)
+        for message, number, why in batch.kept:
+            self.aside.add((message.id, number))
+            if self.on_aside:
+                self._call(self.on_aside, message, str(why))
+        for done in batch.fold:
+            self._call(done, batch.folded)
         for admin, result in batch.finished:
             self._call(admin.done, result)
         for looker in batch.lookers:
@@ -313,6 +377,8 @@ class Writer:
 
         Settlements that a full disk keeps out even now are answered with QueueFull: their recipients stay in the queue.
         """
+        if self._fold_timer:
+            self._fold_timer.cancel()
         if self._retry:
             self._retry.cancel()
             self._settle_kept()
@@ -320,6 +386,7 @@ class Writer:
             self._idle = self._loop.create_future()
             self._schedule()
             await self._idle
+        self._end_syncs()
         self._inbox.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
 

@@ -1,0 +1,140 @@
+"""Mail of the redo log is put into the tables, and what has left leaves them: in one transaction, which makes the log's records void.
+
+Where a damaged database does not take some of it, all else is put in and that stays in the log (`Fresh.stuck`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mailflow.errors import QueueError, QueueFull
+from mailflow.store import statements
+from mailflow.store.failure import StoreBroken, write_failure
+from mailflow.store.redo import token_of
+from mailflow.store.rows import row_of
+
+if TYPE_CHECKING:
+    from mailflow.store.sqlite import Store
+
+T = TypeVar("T")
+
+TOKEN_BYTES = 8
+
+
+def folding(store: Store, body: Callable[[], T], leaving: Collection[int] = ()) -> T:
+    """`body` in one transaction with all that the redo log has, but for messages that `body` takes out (`leaving`).
+
+    It begins a new generation, whether there is anything or not: so the next record shows that this commit was made, should
+    the database lose it. Raises as `Store.transaction`; then nothing has changed.
+    """
+    fresh = store.fresh
+    if not fresh.used:
+        return store.transaction(body)
+
+    def both() -> T:
+        _enter(store, [key for key in fresh.entries if key not in fresh.stuck and key not in leaving])
+        _leave(store, [key for key in fresh.gone if key not in fresh.stuck])
+        result = body()
+        store.write_meta("redo", fresh.generation + 1)
+        return result
+
+    try:
+        fresh.carry(leaving)
+        result = store.transaction(both)
+    except OSError as error:
+        fresh.not_folded()
+        raise write_failure(error, "the redo log") from error
+    except BaseException:
+        fresh.not_folded()
+        raise
+    fresh.folded()
+    return result
+
+
+def fold(store: Store) -> QueueError | None:
+    """Puts all into the tables that they take; why they do not take the rest, if there is one.
+
+    Raises QueueFull, StoreBroken: nothing has become of it, or not all.
+    """
+    fresh = store.fresh
+    if not fresh.dirty:
+        return None
+    try:
+        folding(store, _nothing)
+    except (QueueFull, StoreBroken):
+        raise
+    except QueueError as error:
+        for change, keys in ((_enter, fresh.entries), (_leave, fresh.gone)):
+            fresh.stuck.update(_refused(store, change, [key for key in keys if key not in fresh.stuck]))
+        folding(store, _nothing)
+        return error
+    return None
+
+
+def unfold(store: Store) -> None:
+    """At a start: reads the redo log and puts all into the tables. Raises QueueError, sqlite3.Error."""
+    fresh = store.fresh
+    fresh.load(_token(store), store.meta("redo"))
+    known = "SELECT id FROM message WHERE id IN (SELECT value FROM json_each(?))"
+    fresh.left(key for (key,) in store.db.execute(known, (str(list(fresh.entries)),)).fetchall())
+    store.high_water = max(store.high_water, *fresh.entries, 0)
+    try:
+        left = fold(store)
+    except QueueFull:
+        store.make_room()
+        left = fold(store)
+    if left:
+        fresh.trouble.append(f"{len(fresh.stuck)} messages stay in the redo log: {left}")
+
+
+def _token(store: Store) -> int:
+    """That of the database; made anew where it has lost it."""
+    token = store.meta("redo_token")
+    if token is None:
+        found = token_of(store.spool)
+        token = int.from_bytes(os.urandom(TOKEN_BYTES), signed=True) if found is None else found
+        store.transaction(partial(store.write_meta, "redo_token", token))
+    return token
+
+
+def _nothing() -> None:
+    return None
+
+
+def _enter(store: Store, keys: list[int]) -> None:
+    entries = store.fresh.entries
+    flat: list[Any] = list(chain.from_iterable([row_of(*entries[key]) for key in keys]))
+    if flat:
+        statements.BATCH(store.db, flat)
+
+
+def _leave(store: Store, keys: list[int]) -> None:
+    store.remove(keys)
+
+
+def _refused(store: Store, change: Callable[[Store, list[int]], None], keys: list[int]) -> list[int]:
+    """Which of these the tables do not take, found by halving."""
+    try:
+        store.transaction(lambda: _tried(store, change, keys))
+    except _Undone:
+        return []
+    except (QueueFull, StoreBroken):
+        raise
+    except QueueError:
+        if len(keys) < 2:
+            return keys
+    half = len(keys) // 2
+    return _refused(store, change, keys[:half]) + _refused(store, change, keys[half:])
+
+
+class _Undone(QueueError):
+    """It would have gone."""
+
+
+def _tried(store: Store, change: Callable[[Store, list[int]], None], keys: list[int]) -> None:
+    change(store, list(keys))
+    raise _Undone("")

@@ -1,0 +1,261 @@
+"""The redo log: what is durable already and not in the tables yet, written one after the other.
+
+A commit of the database writes every page that it touches, whole, however little changed in them; a record of the redo
+log is the rows and contents themselves, with one write and one sync. Most mail leaves within moments, and never has
+to enter the tables at all. What stays is put into them a little later, many at a time (`fold.py`).
+
+Two files take turns, `redo-0` and `redo-1`: the database names the generation that counts (`meta.redo`), whose number tells the file, so that the
+transaction that puts mail into the tables is the same that makes its records void.
+
+A record begins at a multiple of BLOCK_BYTES: head, rows as JSON, contents. The head has a token that only the database has beside it (`meta.redo_token`). The head has a checksum, the rows have one, and each content
+has its own, bound to its message's id. The last record may be torn by a crash: it was never acknowledged, and counts for nothing. A damaged one
+with others behind it was, and is told; of one whose contents alone are damaged the rows are as they were, so that the message is
+found damaged where its content is read.
+
+What this module does not do: decide what goes into the log (`fresh.py`), or put it into the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from mailflow.store import checksums
+from mailflow.store.content import sync_folder
+
+Entry: TypeAlias = tuple[tuple[Any, ...], bytes]
+"""A message with one recipient: `rows.EnteringRows.values`, and its content."""
+Gone: TypeAlias = tuple[int, int]
+"""Message id and number of its last recipient."""
+
+BLOCK_BYTES = 4096
+"""So that no write touches a sector in which something acknowledged stands."""
+GROW_BYTES = 2**20
+"""The file grows by so much, in zeros: a sync in the steady state has no new length and no new block to note."""
+FILES = 2
+_HEAD = struct.Struct("<8sqQIIII")
+_CRC = struct.Struct("<I")
+_HEAD_BYTES = _HEAD.size + _CRC.size
+_MAGIC = b"mflwredo"
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+class Record(NamedTuple):
+    """What is committed together."""
+
+    entries: list[Entry]
+    """Messages that enter."""
+    gone: list[Gone]
+    """Messages that leave, of this log or of the tables."""
+    carried: bool = False
+    """From the generation before: all of it was there too."""
+
+
+class Redo:
+    """The file in use, open for writing."""
+
+    def __init__(self, spool: Path) -> None:
+        self.used = 0
+        """Bytes of it that records take."""
+        self.token = 0
+        """What each head has, and nobody else knows."""
+        self._spool = spool
+        self._generation = 0
+        self._number = 0
+        self._fds: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
+
+    def begin(self, generation: int) -> None:
+        """Records go to this generation's file from now on, from its beginning."""
+        self._generation, self._number, self.used = generation, 0, 0
+
+    def pack(self, record: Record) -> bytes:
+        """What `write` writes for the next record. Raises UnicodeError for a text that has no encoding."""
+        entries, gone, carried = record
+        text = _encode(([(*values, len(content)) for values, content in entries], gone, carried)).encode()
+        size = sum([len(content) for _, content in entries])
+        head = _HEAD.pack(_MAGIC, self.token, self._generation, self._number, len(text), size, zlib.crc32(text))
+        return b"".join((head, _CRC.pack(zlib.crc32(head)), text, *[content for _, content in entries]))
+
+    def write(self, packed: bytes) -> None:
+        """Writes the next record; it is durable when this returns.
+
+        Raises OSError, and then the record may be on the disk nevertheless: nothing must be written behind it.
+        """
+        file = self._generation % FILES
+        fd = self._file(file)
+        while self._sizes[file] < self.used + len(packed):
+            self._sizes[file] += os.pwrite(fd, bytes(GROW_BYTES), self._sizes[file])
+        self.place(packed)
+        os.fdatasync(fd)
+        self.placed(packed)
+
+    def fits(self, packed: bytes) -> bool:
+        """Whether `place` is all that there is to do: the file is open and long enough."""
+        file = self._generation % FILES
+        return file in self._fds and self.used + len(packed) <= self._sizes[file]
+
+    def place(self, packed: bytes) -> int:
+        """Writes the next record where a sync of the descriptor that is returned makes it durable. Raises OSError."""
+        fd = self._fds[self._generation % FILES]
+        if os.pwrite(fd, packed, self.used) != len(packed):
+            raise OSError(f"{path(self._spool, self._generation)}: a write was cut short")
+        return fd
+
+    def placed(self, packed: bytes) -> None:
+        """It is durable: the next record comes behind it."""
+        self._number += 1
+        self.used += blocks(len(packed))
+
+    def close(self) -> None:
+        """Closes the files. What is in them stays."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def _file(self, file: int) -> int:
+        fd = self._fds.get(file)
+        if fd is None:
+            name = path(self._spool, file)
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fds[file] = fd
+            self._sizes[file] = os.fstat(fd).st_size
+            sync_folder(self._spool)
+        return fd
+
+
+def blocks(size: int) -> int:
+    """Bytes that a record of this size takes."""
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def path(spool: Path, generation: int) -> Path:
+    """The file of a generation."""
+    return spool / f"redo-{generation % FILES}"
+
+
+class _Head(NamedTuple):
+    token: int
+    generation: int
+    number: int
+    text: int
+    contents: int
+    crc: int
+
+
+def _head(data: bytes, at: int) -> _Head | None:
+    """The head of a record that begins there."""
+    if data[at : at + len(_MAGIC)] != _MAGIC or at + _HEAD_BYTES > len(data):
+        return None
+    crc = _CRC.unpack_from(data, at + _HEAD.size)[0]
+    if crc != zlib.crc32(data[at : at + _HEAD.size]):
+        return None
+    return _Head(*_HEAD.unpack_from(data, at)[1:])
+
+
+def _record(data: bytes, at: int, head: _Head) -> tuple[Record | None, bool]:
+    """The record, if its rows are as they were written, and whether its contents are."""
+    at += _HEAD_BYTES
+    text = data[at : at + head.text]
+    if zlib.crc32(text) != head.crc:
+        return None, False
+    found, gone, carried = json.loads(text)
+    at += head.text
+    entries, whole = [], True
+    for *values, size in found:
+        content = data[at : at + size]
+        at += size
+        entries.append((tuple(values), content))
+        whole = whole and checksums.content(values[0], content) == values[-1]
+    return Record(entries, [(key, number) for key, number in gone], carried), whole
+
+
+class _Part(NamedTuple):
+    generation: int
+    number: int
+    record: Record | None
+    whole: bool
+
+
+def read(spool: Path, token: int, generation: int) -> tuple[list[Record], list[str]]:
+    """The records of a generation, in order, and what is damaged, in words. Raises OSError.
+
+    And those of later ones, which only a database can lack that has lost its last commits. With one exception: what is
+    carried over is written before the commit that makes it count.
+    """
+    found: dict[int, list[_Part]] = {}
+    for file in range(FILES):
+        data = _bytes(spool, file)
+        for at, head in _heads(data, token):
+            if head.generation >= generation:
+                part = _Part(head.generation, head.number, *_record(data, at, head))
+                found.setdefault(head.generation, []).append(part)
+    trouble = []
+    later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
+    if any(part.record is None or not part.record.carried for part in later):
+        trouble.append(f"the database has lost commits: the redo log is at {max(found)}, and it is at {generation}")
+    for parts in found.values():
+        while parts and not parts[-1].whole:  # never acknowledged
+            parts.pop()
+        damaged = {part.number for part in parts if not part.whole}
+        if parts:
+            damaged |= set(range(parts[-1].number)) - {part.number for part in parts}
+        if damaged:
+            name = path(spool, parts[0].generation)
+            trouble.append(
+                f"{name}: commits {', '.join(map(str, sorted(damaged)))} of {parts[-1].number + 1} are damaged"
+            )
+    ordered = chain.from_iterable(found[number] for number in sorted(found))
+    return [part.record for part in ordered if part.record is not None], trouble
+
+
+def _bytes(spool: Path, file: int) -> bytes:
+    try:
+        return path(spool, file).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _heads(data: bytes, token: int) -> Iterator[tuple[int, _Head]]:
+    """The records whose heads can be found, of whatever generation, and where they are. Behind the last one stands what was
+    left of older ones, mail as strangers wrote it, that may look like a record: but none of them knows the token."""
+    at = 0
+    while at < len(data):
+        head = _head(data, at)
+        if head is not None and head.token != token:
+            head = None
+        if head is not None:
+            yield at, head
+        at += BLOCK_BYTES if head is None else blocks(_HEAD_BYTES + head.text + head.contents)
+
+
+def begun(spool: Path, generation: int) -> bool:
+    """Whether this generation has a record."""
+    head = _first(spool, generation)
+    return head is not None and head.generation == generation
+
+
+def token_of(spool: Path) -> int | None:
+    """The token, where the database does not have it: at the beginning of a file is nothing but a record."""
+    heads = [head for file in range(FILES) if (head := _first(spool, file)) is not None]
+    return max(heads, key=attrgetter("generation")).token if heads else None
+
+
+def _first(spool: Path, generation: int) -> _Head | None:
+    try:
+        with path(spool, generation).open("rb") as file:
+            return _head(file.read(_HEAD_BYTES), 0)
+    except OSError:
+        return None
+
+
+def newest(spool: Path, token: int) -> int:
+    """The highest generation of which there is a record, 0 when there is none. Raises OSError."""
+    return max((head.generation for file in range(FILES) for _, head in _heads(_bytes(spool, file), token)), default=0)

@@ -1,0 +1,509 @@
+"""The redo log: what is acknowledged is durable there before it is in the tables, and gets there whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import sqlite3
+import struct
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mailflow.envelope import Message
+from mailflow.errors import QueueDamaged, QueueError
+from mailflow.queue import Queue, QueueSettings, Settlement
+from mailflow.store import redo
+from mailflow.store.aio import Syncs
+from mailflow.store.aside import read as read_aside
+from mailflow.store.check import check
+from mailflow.store.fresh import Fresh
+from mailflow.store.reader import list_messages
+from mailflow.store.redo import BLOCK_BYTES, FILES, Record, Redo
+from mailflow.store.repair import repair
+from mailflow.store.schema import database
+from tests.queue.helpers import everything, make, put, settle, with_queue
+from tests.queue.test_aside import LARGE, spoil
+from tests.support.waiting import wait_for
+
+
+def rows(spool: Path, table: str = "message") -> int:
+    """Rows of a table, without asking anybody to put something there."""
+    with closing(sqlite3.connect(database(spool))) as db:
+        return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def generation(spool: Path) -> int:
+    with closing(sqlite3.connect(database(spool))) as db:
+        return int(db.execute("SELECT value FROM meta WHERE key = 'redo'").fetchone()[0])
+
+
+def crashed(spool: Path, name: str = "crashed") -> Path:
+    """The files as a kill at this moment would leave them."""
+    target = spool.with_name(name)
+    shutil.copytree(spool, target)
+    return target
+
+
+def contents_of(spool: Path) -> list[bytes]:
+    """What the next server finds, in order."""
+
+    async def body(queue: Queue) -> list[bytes]:
+        return [await queue.content(m) for m in await everything(queue)]  # type: ignore[misc]
+
+    return with_queue(spool, body)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """So that its neighbours are the test's own."""
+    return tmp_path / "spool"
+
+
+async def put_all(queue: Queue, *contents: bytes) -> list[Message]:
+    messages = [make(queue, content) for content in contents]
+    for message in messages:
+        assert await put(queue, message) is None
+    return messages
+
+
+def test_what_leaves_at_once_never_enters_the_tables(spool: Path) -> None:
+    async def body(queue: Queue) -> None:
+        await put_all(queue, b"first")
+        before = rows(spool), generation(spool)
+        for message in await put_all(queue, *[b"quick"] * 20):
+            assert await settle(queue, message, message.recipients) is None
+            with pytest.raises(QueueError, match="not in the queue"):
+                await queue.content(message)
+        assert (rows(spool), generation(spool)) == before
+        assert (spool / "redo-0").stat().st_size or (spool / "redo-1").stat().st_size
+
+    with_queue(spool, body)
+    assert contents_of(spool) == [b"first"]
+
+
+def test_what_stays_is_put_into_the_tables_soon_and_by_whoever_asks(spool: Path) -> None:
+    async def body(queue: Queue) -> None:
+        messages = await put_all(queue, b"0", b"1")
+        assert rows(spool) == 0
+        await asyncio.to_thread(wait_for, lambda: rows(spool) == 2, "it to be in the tables")
+        await put_all(queue, b"2")
+        assert (await queue.counts()).messages == 3
+        assert rows(spool) == 3
+        await settle(queue, messages[0], messages[0].recipients)
+        assert rows(spool) == 3, "that one has left is in the log only"
+        assert len(await everything(queue)) == 2
+        await put_all(queue, b"3")
+        assert await queue.content((await everything(queue))[-1]) == b"3"
+
+    with_queue(spool, body)
+    assert contents_of(spool) == [b"1", b"2", b"3"]
+
+
+def test_after_a_crash_everything_acknowledged_is_there_and_nothing_that_has_left(spool: Path) -> None:
+    async def body(queue: Queue) -> Path:
+        old = await put_all(queue, b"old", b"old and gone")
+        await queue.counts()
+        new = await put_all(queue, b"new", b"new and gone", b"bounced")
+        for message in (old[1], new[1]):
+            assert await settle(queue, message, message.recipients) is None
+        bounce = make(queue, b"bounce", sender="")
+        assert await settle(queue, new[2], new[2].recipients, new=[bounce]) is None
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    assert [m.size for m in list_messages(crashed(found, "listed"))] == [3, 3, 6], "a listing finds it without a server"
+    assert contents_of(found) == [b"old", b"new", b"bounce"]
+    assert list(check(found, full=True)) == []
+
+
+def test_ids_go_on_behind_what_is_in_the_log_only(spool: Path) -> None:
+    async def last(queue: Queue) -> int:
+        return (await put_all(queue, b"0", b"1"))[1].id
+
+    async def body(queue: Queue) -> tuple[Path, int]:
+        return crashed(spool), await last(queue)
+
+    _, key = with_queue(spool, body)
+
+    async def again(queue: Queue) -> int:
+        return queue.new_id()
+
+    assert with_queue(spool, again) > key
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200])
+def test_a_record_that_a_crash_has_torn_was_never_there(spool: Path, cut: int) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"1", b"2" * 300)
+        found = crashed(spool)
+        file = redo.path(found, generation(found))
+        (last,) = (
+            at
+            for at in range(0, file.stat().st_size, BLOCK_BYTES)
+            if b"2" * 300 in file.read_bytes()[at : at + BLOCK_BYTES]
+        )
+        end = file.read_bytes().index(b"2" * 300) + 300
+        with file.open("r+b") as stream:
+            stream.seek(max(last, end - cut))
+            stream.write(bytes(cut))
+        return found
+
+    assert contents_of(with_queue(spool, body)) == [b"0", b"1"]
+
+
+def _spoil_record(spool: Path, marker: bytes, shift: int) -> None:
+    """Changes a byte of the record with this content, so far from the content's beginning."""
+    file = redo.path(spool, generation(spool))
+    data = bytearray(file.read_bytes())
+    data[data.index(marker) + shift] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_damaged_content_is_held_and_all_others_are_delivered(spool: Path) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"one", b"2")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    _spoil_record(found, b"one", 1)
+
+    async def again(queue: Queue) -> list[object]:
+        assert any("damaged" in line for line in queue.trouble)
+        return [await queue.content(m) if m.size != 3 else await _error(queue, m) for m in await everything(queue)]
+
+    assert [str(c) if isinstance(c, QueueDamaged) else c for c in with_queue(found, again)][0::2] == [b"0", b"2"]
+    assert [f.kind.value for f in check(found)] == ["content"]
+
+
+async def _error(queue: Queue, message: Message) -> QueueError:
+    with pytest.raises(QueueDamaged) as caught:
+        await queue.content(message)
+    return caught.value
+
+
+@pytest.mark.parametrize("shift", [-30, -1])
+def test_a_damaged_record_is_told_and_kept_and_those_behind_it_count(spool: Path, shift: int) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"one", b"2")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    _spoil_record(found, b"one", shift)
+    kept = redo.path(found, generation(found)).read_bytes()
+
+    async def again(queue: Queue) -> list[bytes]:
+        assert any("damaged" in line for line in queue.trouble)
+        return [await queue.content(m) for m in await everything(queue)]  # type: ignore[misc]
+
+    assert with_queue(found, again) == [b"0", b"2"]
+    (copy,) = (found / "damaged").iterdir()
+    assert copy.read_bytes() == kept
+
+
+def test_a_head_that_is_damaged_hides_only_its_own_record(spool: Path) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"one", b"2", b"3")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    file = redo.path(found, generation(found))
+    with file.open("r+b") as stream:
+        stream.write(b"x")
+    assert contents_of(found) == [b"one", b"2", b"3"]
+
+
+@pytest.mark.parametrize("who", ["kernel", "thread"])
+def test_a_log_that_cannot_be_synced_is_passed_over(spool: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"1")
+        if who == "kernel":
+            assert isinstance(queue._writer._syncs, Syncs)
+            monkeypatch.setattr(
+                queue._writer._syncs, "start", lambda fd, done: asyncio.get_running_loop().call_soon(done, errno.EIO)
+            )
+        else:
+            queue._writer._syncs = None
+            monkeypatch.setattr("mailflow.store.redo.os.fdatasync", _failing)
+        await put_all(queue, b"2")
+        monkeypatch.undo()
+        assert rows(spool) == 3
+        return crashed(spool)
+
+    assert contents_of(with_queue(spool, body)) == [b"0", b"1", b"2"]
+
+
+def _failing(fd: int) -> None:
+    raise OSError(errno.EIO, "the disk")
+
+
+def test_where_the_kernel_does_not_sync_for_us_or_makes_us_wait_a_thread_does(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailflow.store.fresh.SLOW_SECONDS", -1.0)
+    started: list[int] = []
+    real = Syncs.start
+    monkeypatch.setattr(Syncs, "start", lambda self, fd, done: (started.append(fd), real(self, fd, done)))
+
+    async def body(queue: Queue) -> None:
+        await put_all(queue, *[b"x"] * 10)
+        assert len(started) == 1, "then the log is left to the thread for a while"
+
+    with_queue(spool, body)
+    monkeypatch.setattr("mailflow.store.aio.platform.machine", lambda: "pdp11")
+    with_queue(spool, body)
+    assert len(contents_of(spool)) == 20
+
+
+def test_a_log_that_cannot_be_written_is_passed_over(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Redo.place
+
+    def failing(self: Redo, packed: bytes) -> int:
+        real(self, packed)
+        raise OSError(errno.EIO, "the disk")
+
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"1")
+        monkeypatch.setattr(Redo, "place", failing)
+        await put_all(queue, b"2")
+        assert rows(spool) == 3, "in the tables, with what the log had"
+        monkeypatch.setattr(Redo, "place", real)
+        await put_all(queue, b"3")
+        assert rows(spool) == 4, "the log has a rest"
+        monkeypatch.setattr(queue._store.fresh, "_resting_until", 0.0)
+        await put_all(queue, b"4")
+        assert rows(spool) == 4
+        return crashed(spool)
+
+    assert contents_of(with_queue(spool, body)) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_the_files_stay_small_and_nothing_is_lost_where_they_are_used_again(spool: Path) -> None:
+    async def body(queue: Queue) -> None:
+        for n in range(100):
+            await put_all(queue, b"%d" % n + bytes(50_000))
+
+    with_queue(spool, body, redo_log="1MiB")
+    assert max(file.stat().st_size for file in spool.glob("redo-*")) <= 2 * 2**20
+    found = contents_of(spool)
+    assert [content[:4].strip(b"\0") for content in found] == [b"%d" % n for n in range(100)]
+
+
+def test_no_more_than_some_messages_wait_there(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailflow.store.fresh.MOST", 10)
+
+    async def body(queue: Queue) -> None:
+        most = 0
+        for n in range(50):
+            await put_all(queue, b"%d" % n)
+            most = max(most, len(queue._store.fresh.entries))
+        assert 5 < most <= 11
+
+    with_queue(spool, body)
+    assert len(contents_of(spool)) == 50
+
+
+def test_without_a_log_there_are_no_files(spool: Path) -> None:
+    async def body(queue: Queue) -> None:
+        await put_all(queue, b"0", b"1")
+        assert rows(spool) == 2
+
+    with_queue(spool, body, redo_log=0)
+    assert not list(spool.glob("redo-*"))
+
+
+def test_where_the_database_does_not_say_which_records_count_the_newest_do(spool: Path) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"1")
+        await queue.counts()
+        await put_all(queue, b"2", b"3")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    with closing(sqlite3.connect(database(found), isolation_level=None)) as db:
+        db.execute("DELETE FROM meta WHERE key GLOB 'redo*'")
+    assert contents_of(found) == [b"0", b"1", b"2", b"3"]
+
+
+def _write(spool: Path, generation: int, *gone: int) -> None:
+    """One record for each of these."""
+    log = Redo(spool)
+    log.begin(generation)
+    for key in gone:
+        log.write(log.pack(Record([], [(key, 0)])))
+    log.close()
+
+
+def test_records_of_a_generation_that_is_over_do_not_count(spool: Path) -> None:
+    spool.mkdir()
+    _write(spool, 7, 70, 71, 72)
+    _write(spool, 8, 80, 81)
+    assert redo.read(spool, 0, 8) == ([Record([], [(80, 0)]), Record([], [(81, 0)])], [])
+    _write(spool, 9, 90)
+    assert redo.read(spool, 0, 9) == ([Record([], [(90, 0)])], [])
+    assert redo.newest(spool, 0) == 9
+    assert not redo.begun(spool, 8 + 2)
+
+
+def test_what_is_carried_over_may_be_there_before_the_commit_that_makes_it_count(spool: Path) -> None:
+    spool.mkdir()
+    _write(spool, 7, 70)
+    log = Redo(spool)
+    log.begin(8)
+    log.write(log.pack(Record([], [(70, 0)], carried=True)))
+    log.close()
+    assert redo.read(spool, 0, 7) == ([Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)], [])
+
+
+def test_a_database_that_has_lost_its_last_commits_is_told_and_the_log_has_them(spool: Path) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"1")
+        found = crashed(spool)
+        for content in (b"2", b"3", b"4"):
+            await queue.counts()
+            await put_all(queue, content)
+        for file in spool.glob("redo-*"):
+            shutil.copy(file, found)
+        return found
+
+    found = with_queue(spool, body)
+
+    async def again(queue: Queue) -> list[bytes]:
+        assert any("lost commits" in line for line in queue.trouble)
+        return [await queue.content(m) for m in await everything(queue)]  # type: ignore[misc]
+
+    assert {b"3", b"4"} <= set(with_queue(found, again))
+
+
+def test_mail_that_looks_like_a_record_is_none(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's mail lies in the file still when its record has been written over, and begins wherever he likes."""
+    monkeypatch.setattr("mailflow.store.writer.FOLD_SECONDS", 3600.0)
+
+    async def body(queue: Queue) -> Path:
+        (kept,) = await put_all(queue, b"kept")
+        await queue.write_out()
+        now = generation(spool)
+        forged = Redo(spool)
+        forged.begin(now + FILES)
+        record = forged.pack(Record([], [(kept.id, 0)]))
+        shift = short = BLOCK_BYTES
+        while short:  # an id may have a digit less than the one before
+            shift += short
+            message = make(queue, bytes(shift) + record + bytes(2 * BLOCK_BYTES - len(record)))
+            packed = queue._store.pack([message], [], message.id)
+            assert packed
+            short = -packed.data.index(record) % BLOCK_BYTES
+        assert await put(queue, message) is None
+        for _ in range(FILES):
+            await queue.write_out()
+            await put_all(queue, b"small")
+        data = redo.path(spool, now).read_bytes()
+        assert generation(spool) == now + FILES
+        assert any(data.startswith(record, at) for at in range(0, len(data), BLOCK_BYTES))
+        return crashed(spool)
+
+    assert b"kept" in contents_of(with_queue(spool, body))
+
+
+# Beside a damaged database
+
+WIDE = LARGE[:60_000]
+"""A content that is not too large for the redo log, and has pages of its own all the same."""
+
+
+@pytest.fixture
+def damaged_spool(spool: Path) -> Path:
+    """Its pages can be read; what needs a new page, or gives one back, fails."""
+
+    async def fill(queue: Queue) -> None:
+        await put_all(queue, b"small\r\n", LARGE, b"small\r\n")
+
+    with_queue(spool, fill, redo_log=0)
+    spoil(spool)
+    return spool
+
+
+@pytest.mark.wish(82)
+def test_who_has_left_is_set_aside_where_the_tables_keep_him(damaged_spool: Path) -> None:
+    async def body(queue: Queue) -> list[Message]:
+        told: list[Message] = []
+        queue.on_aside = lambda message, why: told.append(message)
+        for message in await everything(queue):
+            assert await settle(queue, message, message.recipients) is None
+        assert await everything(queue) == []
+        return told
+
+    (message,) = with_queue(damaged_spool, body)
+    assert message.size == len(LARGE)
+    assert read_aside(damaged_spool) == {(message.id, 0)}
+    for _ in range(2):
+        assert with_queue(damaged_spool, everything) == []
+    assert [m.id for m in list_messages(damaged_spool)] == [message.id]
+
+
+@pytest.mark.wish(82)
+def test_who_has_left_is_set_aside_after_a_crash_too(damaged_spool: Path) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"new")
+        for message in await everything(queue):
+            queue.settle(Settlement(message, message.recipients))
+        await put_all(queue, b"newer")
+        return crashed(damaged_spool)
+
+    found = with_queue(damaged_spool, body)
+    assert contents_of(found) == [b"newer"]
+    assert len(read_aside(found)) == 1
+
+
+@pytest.mark.wish(82)
+def test_what_the_tables_do_not_take_stays_in_the_log_and_is_delivered_or_comes_in_after_a_repair(
+    damaged_spool: Path,
+) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"new")
+        message, other = await put_all(queue, WIDE, WIDE)
+        assert (await queue.counts()).messages == 4, "all but these"
+        assert await queue.content(message) == WIDE
+        found = crashed(damaged_spool)
+        assert await settle(queue, message, message.recipients) is None
+        message = other
+        message.recipients[0].due, message.recipients[0].attempts = 7.0, 1
+        told: list[Message] = []
+        queue.on_aside = lambda message, why: told.append(message)
+        await settle(queue, message, [], message.recipients)
+        assert told == [message], "its outcome is for the tables"
+        return found
+
+    found = with_queue(damaged_spool, body)
+    assert len(contents_of(found)) == 4
+    assert len(contents_of(found)) == 4, "again, for the log was carried over"
+    list(repair(found, QueueSettings()))
+    assert sorted(map(len, contents_of(found))) == sorted([7, 7, 3, len(LARGE), *[len(WIDE)] * 2])
+    list(repair(damaged_spool, QueueSettings()))
+    assert sorted(map(len, contents_of(damaged_spool))) == sorted([7, 7, 3, len(LARGE), len(WIDE)])
+
+
+def test_a_fold_whose_fate_is_not_known_is_found_out_by_opening_anew(spool: Path) -> None:
+    fresh = Fresh(spool, 2**20)
+    fresh.generation = 4
+    fresh.entries[1] = ((1,), b"x")
+    fresh.regain(4)
+    assert fresh.entries
+    assert fresh.dirty
+    fresh.regain(None)
+    assert fresh.entries
+    fresh.regain(5)
+    assert not fresh.entries
+    assert (fresh.generation, fresh.dirty) == (5, True), "nothing goes behind what may be there"
+
+
+def test_heads_are_of_the_format_that_is_documented(spool: Path) -> None:
+    log = Redo(spool)
+    log.begin(5)
+    log.token = -7
+    head = struct.unpack_from("<8sqQIIII", log.pack(Record([], [(1, 0)])))
+    assert head[:4] == (b"mflwredo", -7, 5, 0)
+    assert os.listdir(spool.parent) == []
