@@ -62,6 +62,10 @@ class Operator:
         """
         return self._change(Command(command), from_json(selection))
 
+    async def write_out(self) -> None:
+        """Puts all that was acknowledged where a reader of the spool finds it."""
+        await self._server.queue.write_out()
+
     async def compact(self) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Gives unused space of the queue back to the disk, in steps; the bytes of each."""
         async with aclosing(self._server.queue.compact()) as steps:

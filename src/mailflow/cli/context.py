@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -107,3 +108,15 @@ def control_client(place: Place) -> ControlClient | None:
     from mailflow.control.client import ControlClient
 
     return ControlClient(place.control) if place.control else None
+
+
+def spool_to_read(state: State) -> Path:
+    """Where the queue is; what a running server has acknowledged is where a reader finds it, if it can be asked."""
+    place = state.place()
+    client = control_client(place) if place.control and place.control.exists() else None
+    if client is not None:
+        from mailflow.control.client import ControlError, NoServer
+
+        with suppress(ControlError, NoServer):
+            client.write_out()
+    return place.spool

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mailflow.cli.context import State, common
+from mailflow.cli.context import State, common, spool_to_read
 from mailflow.cli.listing import count_lines, message_fields, message_lines, plural, total_line
 from mailflow.cli.selecting import parse_ids, selecting, selection
 from mailflow.ids import format_id
@@ -76,7 +76,7 @@ def list_command(state: State, ids: tuple[int, ...], where: dict[str, Any], as_j
     """
     chosen = selection(state, where, ids)
     messages = recipients = size = 0
-    for message in _found(state.place().spool, chosen, limit):
+    for message in _found(spool_to_read(state), chosen, limit):
         messages, size = messages + 1, size + message.size
         recipients += message.remaining if chosen.everything else len(message.recipients)
         if as_json:
@@ -112,7 +112,7 @@ def count(state: State, where: dict[str, Any], by: str | None, limit: int | None
     arrived (seconds since 1970); without it queued, deferred and held, the recipients in these states.
     """
     chosen, now = selection(state, where), time.time()
-    spool = state.place().spool
+    spool = spool_to_read(state)
     from mailflow.store.search import count_by, totals
 
     if by is None:
@@ -142,7 +142,7 @@ def _fields(count: Count) -> dict[str, Any]:
 @common
 def show(state: State, ids: tuple[int, ...], as_json: bool, content: bool) -> None:
     """Show one message. Exit code 1 when it is not in the queue."""
-    spool = state.place().spool
+    spool = spool_to_read(state)
     from mailflow.store.aside import marked
     from mailflow.store.reader import list_messages, read_content
 

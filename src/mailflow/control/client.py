@@ -68,6 +68,10 @@ class ControlClient:
         """
         return self._lines(f"/v1/queue/{command}", json.dumps(selection).encode())
 
+    def write_out(self) -> None:
+        """Has all that was acknowledged put where a reader of the spool finds it."""
+        self._ask("POST", "/v1/queue/write-out")
+
     def compact(self) -> Iterator[dict[str, Any]]:
         """Has unused space given back to the disk: an entry {"bytes"} for each step."""
         return self._lines("/v1/queue/compact", b"")

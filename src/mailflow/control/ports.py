@@ -24,6 +24,10 @@ class Control(Protocol):
         """
         ...
 
+    async def write_out(self) -> None:
+        """Puts all that was acknowledged where a reader of the spool finds it."""
+        ...
+
     def compact(self) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Gives unused space back to the disk: an entry {"bytes"} for each step."""
         ...

@@ -56,6 +56,7 @@ class ControlServer:
         for name in ("hold", "release", "delete", "flush"):
             app.router.add_post(f"/v1/queue/{name}", partial(self._change, name))
         app.router.add_post("/v1/queue/compact", self._compact)
+        app.router.add_post("/v1/queue/write-out", self._write_out)
         app.router.add_post("/v1/send", self._send)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)
 
@@ -104,6 +105,10 @@ class ControlServer:
 
     async def _compact(self, request: web.Request) -> web.StreamResponse:
         return await _stream(request, self._control.compact())
+
+    async def _write_out(self, _: web.Request) -> web.Response:
+        await self._control.write_out()
+        return web.json_response({})
 
     async def _send(self, request: web.Request) -> web.Response:
         head, separator, content = (await request.read()).partition(b"\n")
