@@ -229,6 +229,8 @@ class Queue:
         are left out, and those that are set aside (`on_aside`).
         """
         aside = self._writer.aside
+        if kept := self._store.fresh.kept():
+            aside = aside | {(key, number) for key, (number, _) in kept.items()}
         return self._ask(
             lambda db: slices.without(slices.load(db, destination, after, until, limit, retried=retried), aside)
         )

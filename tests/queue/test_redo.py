@@ -306,6 +306,17 @@ def test_no_more_than_some_messages_wait_there(spool: Path, monkeypatch: pytest.
     assert len(contents_of(spool)) == 50
 
 
+def test_the_room_on_the_disk_is_looked_up_beside_the_log(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailflow.store.writer.LOOK_SECONDS", 0.0)
+
+    async def body(queue: Queue) -> None:
+        await put_all(queue, b"0", b"1", b"2")
+        assert rows(spool) == 0
+        assert queue._writer.room.promised == 0, "what is written is not counted any longer"
+
+    with_queue(spool, body)
+
+
 def test_without_a_log_there_are_no_files(spool: Path) -> None:
     async def body(queue: Queue) -> None:
         await put_all(queue, b"0", b"1")

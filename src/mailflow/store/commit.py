@@ -59,12 +59,9 @@ class Committer:
             self._lost(batch, error)
 
     def _write(self, batch: Batch) -> None:
-        if (
-            batch.packed
-            and self.dead is None
-            and not self._store.fresh.spoilt
-            and self._store.fresh.write(batch.packed)
-        ):
+        fresh = self._store.fresh
+        if batch.packed and self.dead is None and not fresh.spoilt and fresh.write(batch.packed):
+            batch.free = self._free_bytes() if batch.look else None
             return
         if batch.look:
             self._guard(batch)
@@ -82,6 +79,8 @@ class Committer:
             self._administer(batch)
         if batch.look:
             batch.free = self._free_bytes()
+        if fresh.stuck:
+            self._leave_behind(batch)
         batch.broken = self.dead
 
     def _fold(self, batch: Batch) -> QueueError | None:
@@ -89,19 +88,19 @@ class Committer:
         if self.dead is not None:
             return self.dead
         try:
-            trouble = fold(self._store)
+            fold(self._store)
         except StoreBroken as error:
             self._recover(batch, [], [], error)
             return self.dead
         except QueueError as error:
             return error
-        if trouble:
-            self._leave_behind(batch, trouble)
         return None
 
-    def _leave_behind(self, batch: Batch, why: QueueError) -> None:
+    def _leave_behind(self, batch: Batch) -> None:
         """Who has left, and whose rows the tables keep, is noted beside the database, so that nobody tries them again."""
-        kept = self._store.fresh.kept()
+        kept, why = self._store.fresh.kept(), self._store.fresh.why
+        if not kept or why is None:
+            return
         try:
             self._aside.add([(key, number) for key, (number, _) in kept.items()])
         except QueueError:

@@ -55,14 +55,11 @@ def folding(store: Store, body: Callable[[], T], leaving: Collection[int] = ()) 
     return result
 
 
-def fold(store: Store) -> QueueError | None:
-    """Puts all into the tables that they take; why they do not take the rest, if there is one.
-
-    Raises QueueFull, StoreBroken: nothing has become of it, or not all.
-    """
+def fold(store: Store) -> None:
+    """Puts all into the tables that they take; the rest is `Fresh.stuck` then. Raises QueueError: nothing has become of it."""
     fresh = store.fresh
     if not fresh.dirty:
-        return None
+        return
     try:
         folding(store, _nothing)
     except (QueueFull, StoreBroken):
@@ -71,8 +68,7 @@ def fold(store: Store) -> QueueError | None:
         for change, keys in ((_enter, fresh.entries), (_leave, fresh.gone)):
             fresh.stuck.update(_refused(store, change, [key for key in keys if key not in fresh.stuck]))
         folding(store, _nothing)
-        return error
-    return None
+        fresh.why = error
 
 
 def unfold(store: Store) -> None:
@@ -83,12 +79,12 @@ def unfold(store: Store) -> None:
     fresh.left(key for (key,) in store.db.execute(known, (str(list(fresh.entries)),)).fetchall())
     store.high_water = max(store.high_water, *fresh.entries, 0)
     try:
-        left = fold(store)
+        fold(store)
     except QueueFull:
         store.make_room()
-        left = fold(store)
-    if left:
-        fresh.trouble.append(f"{len(fresh.stuck)} messages stay in the redo log: {left}")
+        fold(store)
+    if fresh.stuck:
+        fresh.trouble.append(f"{len(fresh.stuck)} messages stay in the redo log: {fresh.why}")
 
 
 def _token(store: Store) -> int:

@@ -63,6 +63,8 @@ class Fresh:
         """Messages of the tables that have left: number of the last recipient, and the message unless a crash came between."""
         self.stuck: set[int] = set()
         """Those of both that a damaged database does not take: they are kept here."""
+        self.why: QueueError | None = None
+        """Why it does not."""
         self.generation = 0
         self.trouble: list[str] = []
         """What was damaged in the log when it was read, in words."""
