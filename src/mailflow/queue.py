@@ -34,7 +34,7 @@ from mailflow.store.content import make_folder
 from mailflow.store.failure import StoreDamaged, failure
 from mailflow.store.inspection import Inspection, ReindexTask
 from mailflow.store.lock import SpoolLock
-from mailflow.store.lookup import Lookups, resolve
+from mailflow.store.lookup import Lookups, pass_on, resolve
 from mailflow.store.room import COPIES, ROW_BYTES
 from mailflow.store.settings import QueueSettings
 from mailflow.store.spill import ContentWriter
@@ -228,12 +228,13 @@ class Queue:
         `retried`: those that were tried before, else those that were not. In order (due, message id, number); held ones
         are left out, and those that are set aside (`on_aside`).
         """
-        aside = self._writer.aside
-        if kept := self._store.fresh.kept():
-            aside = aside | {(key, number) for key, (number, _) in kept.items()}
-        return self._ask(
-            lambda db: slices.without(slices.load(db, destination, after, until, limit, retried=retried), aside)
+        question = partial(slices.load, destination=destination, after=after, until=until, limit=limit, retried=retried)
+        answer: asyncio.Future[Slice] = self._loop.create_future()
+        # Who has left is in the tables still if they could not be written, or has left since they were read.
+        self._ask(question).add_done_callback(
+            partial(pass_on, answer, lambda found: slices.without(found, self._store.fresh.gone, self._writer.aside))
         )
+        return answer
 
     def content(self, message: Message) -> asyncio.Future[Content]:
         """The content of a message in the queue. Raises QueueDamaged when it is not what was stored under its id."""
@@ -270,10 +271,12 @@ class Queue:
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def folded(error: QueueError | None) -> None:
+            if isinstance(error, QueueFull):  # what is there can be read, and make room
+                error = None
             if error:
                 resolve(answer, error)
             else:
-                self._lookups.ask(question).add_done_callback(partial(_pass_on, answer))
+                self._lookups.ask(question).add_done_callback(partial(pass_on, answer, _as_it_is))
 
         self._writer.fold(folded)
         return answer
@@ -412,9 +415,8 @@ class Queue:
         task.add_done_callback(self._spills.discard)
 
 
-def _pass_on(answer: asyncio.Future[T], found: asyncio.Future[T]) -> None:
-    if not found.cancelled():
-        resolve(answer, found.exception() or found.result())
+def _as_it_is(found: T) -> T:
+    return found
 
 
 def _open(spool: Path, settings: QueueSettings, now: Callable[[], float]) -> tuple[SpoolLock, Store, Aside, int]:

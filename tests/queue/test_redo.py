@@ -352,9 +352,9 @@ def test_records_of_a_generation_that_is_over_do_not_count(spool: Path) -> None:
     spool.mkdir()
     _write(spool, 7, 70, 71, 72)
     _write(spool, 8, 80, 81)
-    assert redo.read(spool, 0, 8) == ([Record([], [(80, 0)]), Record([], [(81, 0)])], [])
+    assert redo.read(spool, 0, 8)[:2] == ([Record([], [(80, 0)]), Record([], [(81, 0)])], [])
     _write(spool, 9, 90)
-    assert redo.read(spool, 0, 9) == ([Record([], [(90, 0)])], [])
+    assert redo.read(spool, 0, 9)[:2] == ([Record([], [(90, 0)])], [])
     assert redo.newest(spool, 0) == 9
     assert not redo.begun(spool, 8 + 2)
 
@@ -366,7 +366,7 @@ def test_what_is_carried_over_may_be_there_before_the_commit_that_makes_it_count
     log.begin(8)
     log.write(log.pack(Record([], [(70, 0)], carried=True)))
     log.close()
-    assert redo.read(spool, 0, 7) == ([Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)], [])
+    assert redo.read(spool, 0, 7)[:2] == ([Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)], [])
 
 
 def test_a_database_that_has_lost_its_last_commits_is_told_and_the_log_has_them(spool: Path) -> None:

@@ -58,8 +58,8 @@ class Aside:
             try:
                 aside.add(keys)
                 store.fresh.forget(kept)
-            except QueueFull:  # the log keeps them, for the next start
-                aside.keys.update(keys)
+            except QueueFull:
+                return aside  # the log keeps them, and the next attempt may succeed
         return aside
 
     def add(self, keys: Iterable[Key]) -> None:
@@ -87,10 +87,12 @@ class Aside:
 
 def _let_go(store: Store, keys: list[Key]) -> set[Key]:
     """Takes recipients out of the queue: all at once, or one message after the other; those that stay."""
+    stays = {key for key in keys if key[0] in store.fresh.entries}  # not in the tables, for they do not take it
+    keys = [key for key in keys if key not in stays]
     messages = [(key, [number for _, number in its]) for key, its in groupby(keys, key=itemgetter(0))]
     if _gone(store, messages):
-        return set()
-    return {(key, number) for key, numbers in messages if not _gone(store, [(key, numbers)]) for number in numbers}
+        return stays
+    return stays | {(key, n) for key, numbers in messages if not _gone(store, [(key, numbers)]) for n in numbers}
 
 
 def _gone(store: Store, messages: list[tuple[int, list[int]]]) -> bool:

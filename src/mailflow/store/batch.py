@@ -73,7 +73,7 @@ class Batch:
     """Free space after the commit, when it was looked up."""
     folded: QueueError | None = None
     """Why what somebody wanted in the tables is not there."""
-    kept: list[tuple[Message, int, QueueError]] = field(default_factory=list)
-    """Messages that have left and the number of their last recipient, which a damaged database keeps."""
+    kept: list[tuple[int, int, Message | None, QueueError]] = field(default_factory=list)
+    """Messages that have left and that a damaged database keeps: id, number of the last recipient, both noted in `aside`."""
     broken: QueueError | None = None
     """The store has failed for good."""

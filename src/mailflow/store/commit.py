@@ -105,8 +105,7 @@ class Committer:
             self._aside.add([(key, number) for key, (number, _) in kept.items()])
         except QueueError:
             return  # they stay in the redo log
-        self._store.fresh.forget(kept)
-        batch.kept += [(message, number, why) for number, message in kept.values() if message]
+        batch.kept += [(key, number, message, why) for key, (number, message) in kept.items()]
         self._set += len(kept)
         if self._set > MOST_ASIDE:
             self.dead = self.dead or why

@@ -6,10 +6,11 @@ Where a damaged database does not take some of it, all else is put in and that s
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Collection
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store import statements
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mailflow.store.sqlite import Store
 
 T = TypeVar("T")
+Change: TypeAlias = tuple[Callable[["Store", list[int]], None], int]
+"""A message that enters (`_enter`) or leaves (`_leave`)."""
 
 TOKEN_BYTES = 8
 
@@ -65,8 +68,11 @@ def fold(store: Store) -> None:
     except (QueueFull, StoreBroken):
         raise
     except QueueError as error:
-        for change, keys in ((_enter, fresh.entries), (_leave, fresh.gone)):
-            fresh.stuck.update(_refused(store, change, [key for key in keys if key not in fresh.stuck]))
+        if isinstance(error.__cause__, sqlite3.OperationalError | MemoryError):  # it passes
+            raise
+        changes: list[Change] = [(_enter, key) for key in fresh.entries if key not in fresh.stuck]
+        changes += [(_leave, key) for key in fresh.gone if key not in fresh.stuck]
+        fresh.stuck.update(_refused(store, changes, []))
         folding(store, _nothing)
         fresh.why = error
 
@@ -79,10 +85,13 @@ def unfold(store: Store) -> None:
     fresh.left(key for (key,) in store.db.execute(known, (str(list(fresh.entries)),)).fetchall())
     store.high_water = max(store.high_water, *fresh.entries, 0)
     try:
-        fold(store)
-    except QueueFull:
-        store.make_room()
-        fold(store)
+        try:
+            fold(store)
+        except QueueFull:
+            store.make_room()
+            fold(store)
+    except QueueFull as full:
+        fresh.trouble.append(f"{len(fresh.entries)} messages stay in the redo log until a start finds room: {full}")
     if fresh.stuck:
         fresh.trouble.append(f"{len(fresh.stuck)} messages stay in the redo log: {fresh.why}")
 
@@ -112,25 +121,28 @@ def _leave(store: Store, keys: list[int]) -> None:
     store.remove(keys)
 
 
-def _refused(store: Store, change: Callable[[Store, list[int]], None], keys: list[int]) -> list[int]:
-    """Which of these the tables do not take, found by halving."""
+def _refused(store: Store, changes: list[Change], taken: list[Change]) -> list[int]:
+    """Which of these the tables do not take beside those in `taken`, to which it adds the others: found by halving."""
     try:
-        store.transaction(lambda: _tried(store, change, keys))
+        store.transaction(lambda: _tried(store, [*taken, *changes]))
     except _Undone:
+        taken += changes
         return []
     except (QueueFull, StoreBroken):
         raise
     except QueueError:
-        if len(keys) < 2:
-            return keys
-    half = len(keys) // 2
-    return _refused(store, change, keys[:half]) + _refused(store, change, keys[half:])
+        if len(changes) < 2:
+            return [key for _, key in changes]
+    half = len(changes) // 2
+    refused = _refused(store, changes[:half], taken)
+    return refused + _refused(store, changes[half:], taken)
 
 
 class _Undone(QueueError):
     """It would have gone."""
 
 
-def _tried(store: Store, change: Callable[[Store, list[int]], None], keys: list[int]) -> None:
-    change(store, list(keys))
+def _tried(store: Store, changes: list[Change]) -> None:
+    for kind in (_enter, _leave):
+        kind(store, [key for change, key in changes if change is kind])
     raise _Undone("")

@@ -80,6 +80,8 @@ class Fresh:
         """A record may be on the disk that failed: the next transaction has to make it void."""
         self._resting_until = 0.0
         self._slow_until = 0.0
+        self._carried = 0
+        """The last generation to which something was carried."""
 
     def __repr__(self) -> str:
         return f"<Fresh messages={len(self.entries)} gone={len(self.gone)} generation={self.generation}>"
@@ -181,6 +183,7 @@ class Fresh:
 
     def failed(self) -> None:
         """A record is there or not: nothing may come behind it."""
+        self._redo.void()
         self.spoilt = True
         self._resting_until = time.monotonic() + PAUSE_SECONDS
 
@@ -215,7 +218,8 @@ class Fresh:
         """
         self._redo.begin(self.generation + 1)
         stuck = [key for key in self.stuck if key not in leaving]
-        if stuck:
+        if stuck or self._carried > self.generation:  # then something may stand there from an attempt that failed
+            self._carried = self.generation + 1
             entries = [self.entries[key] for key in stuck if key in self.entries]
             gone = [(key, self.gone[key][0]) for key in stuck if key in self.gone]
             self._redo.write(self._redo.pack(Record(entries, gone, carried=True)))
@@ -234,7 +238,7 @@ class Fresh:
 
     def kept(self) -> dict[int, tuple[int, Message | None]]:
         """Of `gone`, those that the tables keep."""
-        return {key: its for key, its in self.gone.items() if key in self.stuck}
+        return {key: self.gone[key] for key in tuple(self.stuck) if key in self.gone}
 
     def forget(self, keys: Iterable[int]) -> None:
         """Messages that have left and that the tables keep, noted elsewhere now."""
@@ -255,8 +259,9 @@ class Fresh:
         self._redo.token = token
         try:
             last = newest(self._spool, token)
-            records, self.trouble = read(self._spool, token, last if generation is None else generation)
-            self.generation = max(last, generation or 0)
+            known = last if generation is None else generation
+            records, self.trouble, lost = read(self._spool, token, known)
+            self.generation, self._carried = last if lost else known, last
             if self.trouble:
                 self.trouble.append(f"the redo log is kept as {', '.join(map(str, _keep(self._spool)))}")
         except (OSError, ValueError) as error:

@@ -128,3 +128,11 @@ def resolve(future: asyncio.Future[Any], answer: Any) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
+
+
+def pass_on(answer: asyncio.Future[T], of: Callable[[T], T], found: asyncio.Future[T]) -> None:
+    """`answer` is answered with what `of` makes of what was found."""
+    if found.cancelled():
+        answer.cancel()
+    else:
+        resolve(answer, found.exception() or of(found.result()))

@@ -22,6 +22,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -114,6 +115,11 @@ class Redo:
         self._number += 1
         self.used += blocks(len(packed))
 
+    def void(self) -> None:
+        """Takes back what `place` wrote, as far as that goes: whoever sent it is told that it failed."""
+        with suppress(OSError, KeyError):
+            os.pwrite(self._fds[self._generation % FILES], bytes(_HEAD_BYTES), self.used)
+
     def close(self) -> None:
         """Closes the files. What is in them stays."""
         for fd in self._fds.values():
@@ -125,9 +131,13 @@ class Redo:
         if fd is None:
             name = path(self._spool, file)
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._fds[file] = fd
             self._sizes[file] = os.fstat(fd).st_size
-            sync_folder(self._spool)
+            try:
+                sync_folder(self._spool)
+            except OSError:
+                os.close(fd)
+                raise
+            self._fds[file] = fd
         return fd
 
 
@@ -184,8 +194,9 @@ class _Part(NamedTuple):
     whole: bool
 
 
-def read(spool: Path, token: int, generation: int) -> tuple[list[Record], list[str]]:
-    """The records of a generation, in order, and what is damaged, in words. Raises OSError.
+def read(spool: Path, token: int, generation: int) -> tuple[list[Record], list[str], bool]:
+    """The records of a generation, in order; what is damaged, in words; and whether the database has lost commits. Raises
+    OSError.
 
     And those of later ones, which only a database can lack that has lost its last commits. With one exception: what is
     carried over is written before the commit that makes it count.
@@ -199,10 +210,11 @@ def read(spool: Path, token: int, generation: int) -> tuple[list[Record], list[s
                 found.setdefault(head.generation, []).append(part)
     trouble = []
     later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
-    if any(part.record is None or not part.record.carried for part in later):
+    lost = any(part.record is None or not part.record.carried for part in later)
+    if lost:
         trouble.append(f"the database has lost commits: the redo log is at {max(found)}, and it is at {generation}")
     for parts in found.values():
-        while parts and not parts[-1].whole:  # never acknowledged
+        if not parts[-1].whole:  # never acknowledged
             parts.pop()
         damaged = {part.number for part in parts if not part.whole}
         if parts:
@@ -213,7 +225,7 @@ def read(spool: Path, token: int, generation: int) -> tuple[list[Record], list[s
                 f"{name}: commits {', '.join(map(str, sorted(damaged)))} of {parts[-1].number + 1} are damaged"
             )
     ordered = chain.from_iterable(found[number] for number in sorted(found))
-    return [part.record for part in ordered if part.record is not None], trouble
+    return [part.record for part in ordered if part.record is not None], trouble, lost
 
 
 def _bytes(spool: Path, file: int) -> bytes:

@@ -93,6 +93,8 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _copy_meta(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    # Where the old one does not say which records of the redo log count, the log does, and a new database must not.
+    new.execute("DELETE FROM meta WHERE key IN ('redo', 'redo_token')")
     try:
         rows = old.execute("SELECT key, value FROM meta WHERE typeof(value) = 'integer'").fetchall()
     except sqlite3.DatabaseError:

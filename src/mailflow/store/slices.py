@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from typing import Any
 
 from mailflow.envelope import HELD, Message
@@ -66,8 +66,9 @@ def load(
     return Slice(messages, last, complete=len(found) < limit, next_due=next_due, lost=lost)
 
 
-def without(found: Slice, aside: Collection[tuple[int, int]]) -> Slice:
-    """A slice less those recipients."""
+def without(found: Slice, gone: Container[int], aside: Collection[tuple[int, int]]) -> Slice:
+    """A slice less those messages and those recipients."""
+    found.messages = [message for message in found.messages if message.id not in gone]
     if aside:
         for message in found.messages:
             message.recipients = [r for r in message.recipients if (message.id, r.number) not in aside]

@@ -418,13 +418,13 @@ class Store:
             if busy:
                 raise StoreBroken(f"{database(self.spool)}: a reader keeps the log from being copied")
             self._load_segments(reserved(self.spool, self.db)[0])
+            self.fresh.regain(self.meta("redo"))
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise failure(error, str(database(self.spool))) from error
         self._reserved = 0  # so that the transaction below writes something
-        self.fresh.regain(self.meta("redo"))
-        fold(self)
         self.transaction(lambda: self.remove(list(refused)))
+        fold(self)
         self.reserve(last_id)
 
     def close(self, last_id: int) -> None:

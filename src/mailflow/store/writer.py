@@ -302,9 +302,10 @@ class Writer:
                         done(None)
                     except Exception as error:  # noqa: BLE001 -- as in `_call`, which costs a call for each
                         self._mishap(error)
-        for message, number, why in batch.kept:
-            self.aside.add((message.id, number))
-            if self.on_aside:
+        for key, number, message, why in batch.kept:
+            self.aside.add((key, number))
+            self._store.fresh.forget([key])
+            if self.on_aside and message:
                 self._call(self.on_aside, message, str(why))
         for done in batch.fold:
             self._call(done, batch.folded)
