@@ -147,6 +147,11 @@ class Disk:
         self[Control.KILL_AFTER] = number
         self[Control.KILL_OPS] = ops
 
+    @property
+    def left(self) -> int:
+        """How many calls are left until the process dies."""
+        return self[Control.KILL_AFTER]
+
     def kill_after_failure(self, ops: Op, number: int) -> None:
         """The process dies at its `number`-th call of these after the first call that was made to fail."""
         self[Control.KILL_AFTER] = number
