@@ -355,7 +355,7 @@ def test_records_of_a_generation_that_is_over_do_not_count(spool: Path) -> None:
     assert redo.read(spool, 0, 8)[:2] == ([Record([], [(80, 0)]), Record([], [(81, 0)])], [])
     _write(spool, 9, 90)
     assert redo.read(spool, 0, 9)[:2] == ([Record([], [(90, 0)])], [])
-    assert redo.newest(spool, 0) == 9
+    assert redo.read(spool, 0, None).generation == 9
     assert not redo.begun(spool, 8 + 2)
 
 

@@ -22,7 +22,7 @@ from mailflow.envelope import Message
 from mailflow.errors import QueueError
 from mailflow.store import damaged
 from mailflow.store.content import sync_folder
-from mailflow.store.redo import Entry, Record, Redo, blocks, newest, read
+from mailflow.store.redo import Entry, Record, Redo, blocks, read
 from mailflow.store.rows import EnteringRows
 from mailflow.store.values import Settlement
 
@@ -258,22 +258,21 @@ class Fresh:
         """At a start: what the log of this generation has; None where the database does not say which one counts."""
         self._redo.token = token
         try:
-            last = newest(self._spool, token)
-            known = last if generation is None else generation
-            records, self.trouble, lost = read(self._spool, token, known)
-            self.generation, self._carried = last if lost else known, last
+            log = read(self._spool, token, generation)
+            self.generation, self._carried = log.last if log.lost else log.generation, log.last
+            self.trouble = log.trouble
             if self.trouble:
                 self.trouble.append(f"the redo log is kept as {', '.join(map(str, _keep(self._spool)))}")
         except (OSError, ValueError) as error:
             raise QueueError(f"the redo log cannot be read: {error}") from error
-        for record in records:
+        for record in log.records:
             for entry in record.entries:
                 self.entries[entry[0][0]] = entry
                 self.bytes += len(entry[1]) + ROW_BYTES
             for key, number in record.gone:
                 if not self._left(key):
                     self.gone[key] = number, None
-        self.spoilt = bool(records)
+        self.spoilt = bool(log.records)
         self._redo.begin(self.generation)
 
     def close(self) -> None:

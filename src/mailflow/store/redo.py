@@ -194,38 +194,60 @@ class _Part(NamedTuple):
     whole: bool
 
 
-def read(spool: Path, token: int, generation: int) -> tuple[list[Record], list[str], bool]:
-    """The records of a generation, in order; what is damaged, in words; and whether the database has lost commits. Raises
-    OSError.
+class Log(NamedTuple):
+    """What the files say."""
 
-    And those of later ones, which only a database can lack that has lost its last commits. With one exception: what is
+    records: list[Record]
+    """Those that count, in order."""
+    trouble: list[str]
+    """What is damaged, in words."""
+    lost: bool
+    """Whether the database lacks commits."""
+    generation: int
+    """The one that was asked for."""
+    last: int
+    """The highest of which there is a record, 0 when there is none."""
+
+
+def read(spool: Path, token: int, generation: int | None) -> Log:
+    """What counts where the database is at this generation, or at the last one where it does not say. Raises OSError.
+
+    Later ones count too, which only a database can lack that has lost its last commits. With one exception: what is
     carried over is written before the commit that makes it count.
     """
+    files = [_bytes(spool, file) for file in range(FILES)]
+    heads = [(data, at, head) for data in files for at, head in _heads(data, token)]
+    last = max((head.generation for _, _, head in heads), default=0)
+    if generation is None:
+        generation = last
     found: dict[int, list[_Part]] = {}
-    for file in range(FILES):
-        data = _bytes(spool, file)
-        for at, head in _heads(data, token):
-            if head.generation >= generation:
-                part = _Part(head.generation, head.number, *_record(data, at, head))
-                found.setdefault(head.generation, []).append(part)
+    for data, at, head in heads:
+        if head.generation >= generation:
+            part = _Part(head.generation, head.number, *_record(data, at, head))
+            found.setdefault(head.generation, []).append(part)
     trouble = []
     later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
     lost = any(part.record is None or not part.record.carried for part in later)
     if lost:
         trouble.append(f"the database has lost commits: the redo log is at {max(found)}, and it is at {generation}")
     for parts in found.values():
-        if not parts[-1].whole:  # never acknowledged
-            parts.pop()
-        damaged = {part.number for part in parts if not part.whole}
-        if parts:
-            damaged |= set(range(parts[-1].number)) - {part.number for part in parts}
-        if damaged:
-            name = path(spool, parts[0].generation)
-            trouble.append(
-                f"{name}: commits {', '.join(map(str, sorted(damaged)))} of {parts[-1].number + 1} are damaged"
-            )
+        trouble += _damage(spool, parts)
     ordered = chain.from_iterable(found[number] for number in sorted(found))
-    return [part.record for part in ordered if part.record is not None], trouble, lost
+    records = [part.record for part in ordered if part.record is not None]
+    return Log(records, trouble, lost, generation, last)
+
+
+def _damage(spool: Path, parts: list[_Part]) -> list[str]:
+    """What is damaged in a generation, if anything is; a torn last record is taken out, as it was never acknowledged."""
+    if not parts[-1].whole:
+        parts.pop()
+    damaged = {part.number for part in parts if not part.whole}
+    if parts:
+        damaged |= set(range(parts[-1].number)) - {part.number for part in parts}
+    if not damaged:
+        return []
+    name = path(spool, parts[0].generation)
+    return [f"{name}: commits {', '.join(map(str, sorted(damaged)))} of {parts[-1].number + 1} are damaged"]
 
 
 def _bytes(spool: Path, file: int) -> bytes:
@@ -266,8 +288,3 @@ def _first(spool: Path, generation: int) -> _Head | None:
             return _head(file.read(_HEAD_BYTES), 0)
     except OSError:
         return None
-
-
-def newest(spool: Path, token: int) -> int:
-    """The highest generation of which there is a record, 0 when there is none. Raises OSError."""
-    return max((head.generation for file in range(FILES) for _, head in _heads(_bytes(spool, file), token)), default=0)

@@ -99,48 +99,22 @@ class EnteringRows:
         extent: float = NOTHING,
     ) -> tuple[Any, ...]:
         """A message, its first recipient, and its content in `data` or in an extent or, when neither is given, in a file."""
-        recipients = m.recipients
-        peer, options = self._texts(m)
-        start = checksums.envelope(m.id, m.arrived, m.size, m.sender, peer, options)
-        r = recipients[0]
-        return (
-            # MESSAGE_COLUMNS
-            m.id,
-            m.arrived,
-            m.size,
-            len(recipients),
-            m.sender,
-            peer,
-            options,
-            # RECIPIENT_ROW but the id
-            r.number,
-            r.due,
-            r.attempts,
-            r.destination,
-            r.address,
-            r.original,
-            r.orcpt,
-            r.notify,
-            r.reason,
-            checksums.recipient(start, r.number, r.destination, r.address, r.original, r.orcpt, r.notify),
-            # the content; nobody leaves
-            crc,
-            data,
-            segment,
-            page,
-            extent,
-            NOTHING,
-        )
+        return *_sealed(self._fields(m)), crc, data, segment, page, extent, NOTHING
 
     def values(self, m: Message) -> tuple[Any, ...]:
         """A message with one recipient and its content in memory, for the redo log: MESSAGE_COLUMNS, RECIPIENT_COLUMNS but the
         id, and the content's checksum. `row_of` makes the row of it."""
-        r = m.recipients[0]
+        return *self._fields(m), checksums.content(m.id, m.content)  # type: ignore[arg-type]
+
+    def _fields(self, m: Message) -> tuple[Any, ...]:
+        """MESSAGE_COLUMNS, and RECIPIENT_COLUMNS but the id of the first."""
+        recipients = m.recipients
+        r = recipients[0]
         return (
             m.id,
             m.arrived,
             m.size,
-            1,
+            len(recipients),
             m.sender,
             *self._texts(m),
             r.number,
@@ -152,7 +126,6 @@ class EnteringRows:
             r.orcpt,
             r.notify,
             r.reason,
-            checksums.content(m.id, m.content),  # type: ignore[arg-type]
         )
 
     def others(self, m: Message) -> Iterator[tuple[Any, ...]]:
@@ -167,11 +140,15 @@ class EnteringRows:
 
 def row_of(values: Sequence[Any], content: bytes) -> tuple[Any, ...]:
     """The row of a message in the redo log, as `EnteringRows.row` makes it."""
-    key, arrived, size, _, sender, peer, options = values[:7]
-    number, _, _, destination, address, original, orcpt, notify, _ = values[7:-1]
+    return *_sealed(values[:-1]), values[-1], content, NOTHING, NOTHING, NOTHING, NOTHING
+
+
+def _sealed(row: Sequence[Any]) -> tuple[Any, ...]:
+    """The fields with the checksum of the envelope behind them."""
+    key, arrived, size, _, sender, peer, options = row[:7]
+    number, _, _, destination, address, original, orcpt, notify, _ = row[7:]
     start = checksums.envelope(key, arrived, size, sender, peer, options)
-    crc = checksums.recipient(start, number, destination, address, original, orcpt, notify)
-    return (*values[:-1], crc, values[-1], content, NOTHING, NOTHING, NOTHING, NOTHING)
+    return *row, checksums.recipient(start, number, destination, address, original, orcpt, notify)
 
 
 def _recipient_row(id: int, r: Recipient, start: int) -> tuple[Any, ...]:
