@@ -216,6 +216,50 @@ def test_a_head_that_is_damaged_hides_only_its_own_record(spool: Path) -> None:
     assert contents_of(found) == [b"one", b"2", b"3"]
 
 
+def _unreadable(monkeypatch: pytest.MonkeyPatch, *bad: int) -> None:
+    """The disk does not give these blocks back."""
+    pread = os.pread
+
+    def some(fd: int, size: int, at: int) -> bytes:
+        if any(at <= block * BLOCK_BYTES < at + size for block in bad):
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", some)
+
+
+def test_a_sector_that_cannot_be_read_costs_what_is_in_it_and_no_start(
+    spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"one", b"2")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+
+    async def again(queue: Queue) -> list[bytes]:
+        assert any("redo-0: 1 blocks cannot be read" in line for line in queue.trouble)
+        assert any("commits 1 of 3 are damaged" in line for line in queue.trouble)
+        return [await queue.content(m) for m in await everything(queue)]  # type: ignore[misc]
+
+    with monkeypatch.context() as patched:
+        _unreadable(patched, 1)
+        assert with_queue(found, again) == [b"0", b"2"]
+    (copy,) = (found / "damaged").iterdir()
+    assert copy.stat().st_size == redo.path(found, 0).stat().st_size
+
+
+def test_a_log_of_which_nothing_can_be_read_is_told(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    _unreadable(monkeypatch, *range(redo.MOST_UNREADABLE + 1))
+    with pytest.raises(QueueError, match=r"redo log cannot be read.*redo-0"):
+        contents_of(found)
+
+
 @pytest.mark.parametrize("who", ["kernel", "thread"])
 def test_a_log_that_cannot_be_synced_is_passed_over(spool: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
     async def body(queue: Queue) -> Path:

@@ -11,7 +11,6 @@ It belongs to the event loop while the thread that writes has nothing to do, and
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Collection, Container, Iterable, Sequence
 from itertools import chain
@@ -22,7 +21,7 @@ from mailflow.envelope import Message
 from mailflow.errors import QueueError
 from mailflow.store import damaged
 from mailflow.store.content import sync_folder
-from mailflow.store.redo import Entry, Record, Redo, blocks, read
+from mailflow.store.redo import FILES, Entry, Record, Redo, blocks, contents, path, read
 from mailflow.store.rows import EnteringRows
 from mailflow.store.values import Settlement
 
@@ -285,11 +284,15 @@ def _keep(spool: Path) -> list[Path]:
     folder = damaged.folder(spool)
     folder.mkdir(mode=0o700, exist_ok=True)
     kept = []
-    for file in sorted(spool.glob("redo-*")):
-        number = next(n for n in range(1, MOST_KEPT) if not (folder / f"{file.name}.{n}").exists())
-        kept.append(folder / f"{file.name}.{number}")
-        with file.open("rb") as damaged_file, kept[-1].open("wb") as copy:
-            shutil.copyfileobj(damaged_file, copy)
+    for file in range(FILES):
+        data, _ = contents(spool, file)
+        if not data:
+            continue
+        name = path(spool, file).name
+        number = next(n for n in range(1, MOST_KEPT) if not (folder / f"{name}.{n}").exists())
+        kept.append(folder / f"{name}.{number}")
+        with kept[-1].open("wb") as copy:
+            copy.write(data)
             copy.flush()
             os.fsync(copy.fileno())
     sync_folder(folder)

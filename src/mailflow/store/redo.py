@@ -17,6 +17,7 @@ What this module does not do: decide what goes into the log (`fresh.py`), or put
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -41,6 +42,8 @@ BLOCK_BYTES = 4096
 GROW_BYTES = 2**20
 """The file grows by so much, in zeros: a sync in the steady state has no new length and no new block to note."""
 FILES = 2
+MOST_UNREADABLE = 64
+"""Blocks: where there are more it is the disk that is broken, and each of them may take it seconds."""
 _HEAD = struct.Struct("<8sqQIIII")
 _CRC = struct.Struct("<I")
 _HEAD_BYTES = _HEAD.size + _CRC.size
@@ -215,8 +218,8 @@ def read(spool: Path, token: int, generation: int | None) -> Log:
     Later ones count too, which only a database can lack that has lost its last commits. With one exception: what is
     carried over is written before the commit that makes it count.
     """
-    files = [_bytes(spool, file) for file in range(FILES)]
-    heads = [(data, at, head) for data in files for at, head in _heads(data, token)]
+    files = [contents(spool, file) for file in range(FILES)]
+    heads = [(data, at, head) for data, _ in files for at, head in _heads(data, token)]
     last = max((head.generation for _, _, head in heads), default=0)
     if generation is None:
         generation = last
@@ -225,7 +228,7 @@ def read(spool: Path, token: int, generation: int | None) -> Log:
         if head.generation >= generation:
             part = _Part(head.generation, head.number, *_record(data, at, head))
             found.setdefault(head.generation, []).append(part)
-    trouble = []
+    trouble = [f"{path(spool, file)}: {bad} blocks cannot be read" for file, (_, bad) in enumerate(files) if bad]
     later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
     lost = any(part.record is None or not part.record.carried for part in later)
     if lost:
@@ -250,11 +253,40 @@ def _damage(spool: Path, parts: list[_Part]) -> list[str]:
     return [f"{name}: commits {', '.join(map(str, sorted(damaged)))} of {parts[-1].number + 1} are damaged"]
 
 
-def _bytes(spool: Path, file: int) -> bytes:
+def contents(spool: Path, file: int) -> tuple[bytes, int]:
+    """What a file says, b"" where there is none, and how many of its blocks the disk does not give back: they read as zeros.
+
+    Raises OSError, for more than MOST_UNREADABLE of them too.
+    """
     try:
-        return path(spool, file).read_bytes()
+        fd = os.open(path(spool, file), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return b""
+        return b"", 0
+    try:
+        size = os.fstat(fd).st_size
+        with suppress(OSError):
+            data = os.pread(fd, size, 0)
+            if len(data) == size:
+                return data, 0
+        return _blocks(fd, size)
+    except OSError as error:
+        error.filename = str(path(spool, file))
+        raise
+    finally:
+        os.close(fd)
+
+
+def _blocks(fd: int, size: int) -> tuple[bytes, int]:
+    read, unreadable = [], 0
+    for at in range(0, size, BLOCK_BYTES):
+        try:
+            read.append(os.pread(fd, BLOCK_BYTES, at))
+        except OSError as error:
+            unreadable += 1
+            if error.errno != errno.EIO or unreadable > MOST_UNREADABLE:
+                raise
+            read.append(bytes(BLOCK_BYTES))
+    return b"".join(read), unreadable
 
 
 def _heads(data: bytes, token: int) -> Iterator[tuple[int, _Head]]:
