@@ -41,6 +41,13 @@ def generation(spool: Path) -> int:
         return int(db.execute("SELECT value FROM meta WHERE key = 'redo'").fetchone()[0])
 
 
+def log_file(spool: Path) -> Path:
+    """The one that is in use."""
+    with closing(sqlite3.connect(database(spool))) as db:
+        token = int(db.execute("SELECT value FROM meta WHERE key = 'redo_token'").fetchone()[0])
+    return redo.path(spool, redo.read(spool, token, None).file)
+
+
 def crashed(spool: Path, name: str = "crashed") -> Path:
     """The files as a kill at this moment would leave them."""
     target = spool.with_name(name)
@@ -140,7 +147,7 @@ def test_a_record_that_a_crash_has_torn_was_never_there(spool: Path, cut: int) -
     async def body(queue: Queue) -> Path:
         await put_all(queue, b"0", b"1", b"2" * 300)
         found = crashed(spool)
-        file = redo.path(found, generation(found))
+        file = log_file(found)
         (last,) = (
             at
             for at in range(0, file.stat().st_size, BLOCK_BYTES)
@@ -157,7 +164,7 @@ def test_a_record_that_a_crash_has_torn_was_never_there(spool: Path, cut: int) -
 
 def _spoil_record(spool: Path, marker: bytes, shift: int) -> None:
     """Changes a byte of the record with this content, so far from the content's beginning."""
-    file = redo.path(spool, generation(spool))
+    file = log_file(spool)
     data = bytearray(file.read_bytes())
     data[data.index(marker) + shift] ^= 1
     file.write_bytes(data)
@@ -193,7 +200,7 @@ def test_a_damaged_record_is_told_and_kept_and_those_behind_it_count(spool: Path
 
     found = with_queue(spool, body)
     _spoil_record(found, b"one", shift)
-    kept = redo.path(found, generation(found)).read_bytes()
+    kept = log_file(found).read_bytes()
 
     async def again(queue: Queue) -> list[bytes]:
         assert any("damaged" in line for line in queue.trouble)
@@ -210,7 +217,7 @@ def test_a_head_that_is_damaged_hides_only_its_own_record(spool: Path) -> None:
         return crashed(spool)
 
     found = with_queue(spool, body)
-    file = redo.path(found, generation(found))
+    file = log_file(found)
     with file.open("r+b") as stream:
         stream.write(b"x")
     assert contents_of(found) == [b"one", b"2", b"3"]
@@ -383,34 +390,72 @@ def test_where_the_database_does_not_say_which_records_count_the_newest_do(spool
     assert contents_of(found) == [b"0", b"1", b"2", b"3"]
 
 
-def _write(spool: Path, generation: int, *gone: int) -> None:
+def _write(log: Redo, generation: int, *gone: int, carried: bool = False) -> None:
     """One record for each of these."""
-    log = Redo(spool)
     log.begin(generation)
     for key in gone:
-        log.write(log.pack(Record([], [(key, 0)])))
-    log.close()
+        log.write(log.pack(Record([], [(key, 0)], carried)))
+
+
+def _gone(spool: Path, generation: int | None) -> list[int]:
+    """What the log says to a database that is at this generation, if it says that nothing is damaged."""
+    log = redo.read(spool, 0, generation)
+    assert not [line for line in log.trouble if "lost commits" not in line]
+    return [key for record in log.records for key, _ in record.gone]
 
 
 def test_records_of_a_generation_that_is_over_do_not_count(spool: Path) -> None:
     spool.mkdir()
-    _write(spool, 7, 70, 71, 72)
-    _write(spool, 8, 80, 81)
-    assert redo.read(spool, 0, 8)[:2] == ([Record([], [(80, 0)]), Record([], [(81, 0)])], [])
-    _write(spool, 9, 90)
-    assert redo.read(spool, 0, 9)[:2] == ([Record([], [(90, 0)])], [])
+    with closing(Redo(spool, 2**20)) as log:
+        _write(log, 7, 70, 71, 72)
+        _write(log, 8, 80, 81)
+        assert _gone(spool, 8) == [80, 81]
+        _write(log, 9, 90)
+    assert _gone(spool, 9) == [90]
+    assert _gone(spool, 7) == [70, 71, 72, 80, 81, 90], "they are there still, should the database lose what it has"
     assert redo.read(spool, 0, None).generation == 9
-    assert not redo.begun(spool, 8 + 2)
+    assert redo.begun(spool, 0, 9)
+    assert not redo.begun(spool, 0, 10)
+
+
+def test_generations_share_a_file_until_it_has_too_little_room(spool: Path) -> None:
+    spool.mkdir()
+    in_a_file = 8
+    with closing(Redo(spool, (in_a_file - 1) * redo.LEFT_AFTER * BLOCK_BYTES)) as log:
+        for generation in range(5 * in_a_file):
+            _write(log, generation, generation)
+            kept = generation // in_a_file * in_a_file - in_a_file  # of the other file, all
+            assert _gone(spool, max(kept, 0)) == list(range(max(kept, 0), generation + 1))
+
+
+def test_a_generation_that_is_begun_once_more_begins_where_it_had(spool: Path) -> None:
+    spool.mkdir()
+    with closing(Redo(spool, 2**20)) as log:
+        _write(log, 7, 70)
+        _write(log, 8, 80, carried=True)
+        _write(log, 8, 81, carried=True)
+        assert _gone(spool, 8) == [81]
+        _write(log, 9, 90)
+    assert _gone(spool, 7) == [70, 81, 90]
+
+
+def test_nothing_comes_behind_a_record_whose_write_failed(spool: Path) -> None:
+    spool.mkdir()
+    with closing(Redo(spool, 2**20)) as log:
+        _write(log, 7, 70)
+        log.place(log.pack(Record([], [(71, 0)])))
+        log.void()
+        _write(log, 8, 80)
+    assert [redo.read(spool, 0, n).file for n in (7, 8)] == [1, 1]
+    assert _gone(spool, 7) == [70, 80]
 
 
 def test_what_is_carried_over_may_be_there_before_the_commit_that_makes_it_count(spool: Path) -> None:
     spool.mkdir()
-    _write(spool, 7, 70)
-    log = Redo(spool)
-    log.begin(8)
-    log.write(log.pack(Record([], [(70, 0)], carried=True)))
-    log.close()
-    assert redo.read(spool, 0, 7)[:2] == ([Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)], [])
+    with closing(Redo(spool, 2**20)) as log:
+        _write(log, 7, 70)
+        _write(log, 8, 70, carried=True)
+    assert redo.read(spool, 0, 7)[:3] == ([Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)], [], False)
 
 
 def test_a_database_that_has_lost_its_last_commits_is_told_and_the_log_has_them(spool: Path) -> None:
@@ -430,18 +475,19 @@ def test_a_database_that_has_lost_its_last_commits_is_told_and_the_log_has_them(
         assert any("lost commits" in line for line in queue.trouble)
         return [await queue.content(m) for m in await everything(queue)]  # type: ignore[misc]
 
-    assert {b"3", b"4"} <= set(with_queue(found, again))
+    assert with_queue(found, again) == [b"0", b"1", b"2", b"3", b"4"]
 
 
 def test_mail_that_looks_like_a_record_is_none(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger's mail lies in the file still when its record has been written over, and begins wherever he likes."""
     monkeypatch.setattr("mailflow.store.writer.FOLD_SECONDS", 3600.0)
+    monkeypatch.setattr(redo, "LEFT_AFTER", 2**40)  # each generation has a file for itself
 
     async def body(queue: Queue) -> Path:
         (kept,) = await put_all(queue, b"kept")
         await queue.write_out()
         now = generation(spool)
-        forged = Redo(spool)
+        forged = Redo(spool, 0)
         forged.begin(now + FILES)
         record = forged.pack(Record([], [(kept.id, 0)]))
         shift = short = BLOCK_BYTES
@@ -452,10 +498,11 @@ def test_mail_that_looks_like_a_record_is_none(spool: Path, monkeypatch: pytest.
             assert packed
             short = -packed.data.index(record) % BLOCK_BYTES
         assert await put(queue, message) is None
+        file = log_file(spool)
         for _ in range(FILES):
             await queue.write_out()
             await put_all(queue, b"small")
-        data = redo.path(spool, now).read_bytes()
+        data = file.read_bytes()
         assert generation(spool) == now + FILES
         assert any(data.startswith(record, at) for at in range(0, len(data), BLOCK_BYTES))
         return crashed(spool)
@@ -556,7 +603,7 @@ def test_a_fold_whose_fate_is_not_known_is_found_out_by_opening_anew(spool: Path
 
 
 def test_heads_are_of_the_format_that_is_documented(spool: Path) -> None:
-    log = Redo(spool)
+    log = Redo(spool, 0)
     log.begin(5)
     log.token = -7
     head = struct.unpack_from("<8sqQIIII", log.pack(Record([], [(1, 0)])))

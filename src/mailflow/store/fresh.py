@@ -69,7 +69,7 @@ class Fresh:
         """What was damaged in the log when it was read, in words."""
         self.bytes = 0
         """About what the tables will grow by."""
-        self._redo = Redo(spool)
+        self._redo = Redo(spool, limit)
         self._values = EnteringRows().values
         self._limit = limit
         self._spool = spool
@@ -271,7 +271,8 @@ class Fresh:
             for key, number in record.gone:
                 if not self._left(key):
                     self.gone[key] = number, None
-        self.spoilt = bool(log.records)
+        self.spoilt = log.last >= log.generation  # also a record that was torn: none of that number may be beside it
+        self._redo.turn(log.file)
         self._redo.begin(self.generation)
 
     def close(self) -> None:

@@ -88,10 +88,10 @@ def counts(spool: Path) -> QueueCounts:
 def open_queue(spool: Path) -> sqlite3.Connection:
     """For reading all that is in the queue. Raises QueueError."""
     db = _asked(spool, lambda: connect_read_only(spool))
-    with suppress(sqlite3.Error):
+    with suppress(sqlite3.Error, OSError):
         found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('redo', 'redo_token')"))
         generation, token = found.get("redo"), found.get("redo_token")
-        if isinstance(generation, int) and isinstance(token, int) and redo.begun(spool, generation):
+        if isinstance(generation, int) and isinstance(token, int) and redo.begun(spool, token, generation):
             from mailflow.store.offline import fold_leftover  # a listing, which starts often, seldom needs it
 
             fold_leftover(spool, token, generation)

@@ -4,8 +4,9 @@ A commit of the database writes every page that it touches, whole, however littl
 log is the rows and contents themselves, with one write and one sync. Most mail leaves within moments, and never has
 to enter the tables at all. What stays is put into them a little later, many at a time (`fold.py`).
 
-Two files take turns, `redo-0` and `redo-1`: the database names the generation that counts (`meta.redo`), whose number tells the file, so that the
-transaction that puts mail into the tables is the same that makes its records void.
+The database names the generation that counts (`meta.redo`), so that the transaction that puts mail into the tables is the same that makes its records void. Two
+files take turns, `redo-0` and `redo-1`; one has several generations, one behind the other. Those that are over stay there until the file is used again:
+should the database lose its last commits, as it does where a byte of its own log changes, they are told, and found here.
 
 A record begins at a multiple of BLOCK_BYTES: head, rows as JSON, contents. The head has a token that only the database has beside it (`meta.redo_token`). The head has a checksum, the rows have one, and each content
 has its own, bound to its message's id. The last record may be torn by a crash: it was never acknowledged, and counts for nothing. A damaged one
@@ -37,11 +38,13 @@ Entry: TypeAlias = tuple[tuple[Any, ...], bytes]
 Gone: TypeAlias = tuple[int, int]
 """Message id and number of its last recipient."""
 
+FILES = 2
+LEFT_AFTER = 4
+"""A generation that begins behind this part of its file (a quarter) begins in the other file instead, so that it has room."""
 BLOCK_BYTES = 4096
 """So that no write touches a sector in which something acknowledged stands."""
 GROW_BYTES = 2**20
 """The file grows by so much, in zeros: a sync in the steady state has no new length and no new block to note."""
-FILES = 2
 MOST_UNREADABLE = 64
 """Blocks: where there are more it is the disk that is broken, and each of them may take it seconds."""
 _HEAD = struct.Struct("<8sqQIIII")
@@ -65,20 +68,38 @@ class Record(NamedTuple):
 class Redo:
     """The file in use, open for writing."""
 
-    def __init__(self, spool: Path) -> None:
+    def __init__(self, spool: Path, limit: int) -> None:
+        """`limit`: bytes that a file is to have."""
         self.used = 0
-        """Bytes of it that records take."""
+        """Bytes of it that records take, and those of generations that are over."""
         self.token = 0
         """What each head has, and nobody else knows."""
         self._spool = spool
+        self._limit = limit
         self._generation = 0
         self._number = 0
+        self._file = 0
+        self._begin = 0
+        """Where the generation begins in its file."""
+        self._failed = False
+        """A record may be on the disk whose write failed."""
         self._fds: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
 
     def begin(self, generation: int) -> None:
-        """Records go to this generation's file from now on, from its beginning."""
-        self._generation, self._number, self.used = generation, 0, 0
+        """Records are of this generation from now on; they come behind those of the one before, or at the beginning of the other file.
+
+        Once more the same one: from its beginning.
+        """
+        if generation != self._generation:
+            self._begin = self.used
+            if self._failed or self.used > self._limit // LEFT_AFTER:
+                self.turn(self._file)
+        self._generation, self._number, self.used = generation, 0, self._begin
+
+    def turn(self, file: int) -> None:
+        """Generations that begin now go to the other file than this one."""
+        self._file, self._begin, self.used, self._failed = (file + 1) % FILES, 0, 0, False
 
     def pack(self, record: Record) -> bytes:
         """What `write` writes for the next record. Raises UnicodeError for a text that has no encoding."""
@@ -93,24 +114,23 @@ class Redo:
 
         Raises OSError, and then the record may be on the disk nevertheless: nothing must be written behind it.
         """
-        file = self._generation % FILES
-        fd = self._file(file)
-        while self._sizes[file] < self.used + len(packed):
-            self._sizes[file] += os.pwrite(fd, bytes(GROW_BYTES), self._sizes[file])
+        fd = self._open()
+        while self._sizes[fd] < self.used + len(packed):
+            self._sizes[fd] += os.pwrite(fd, bytes(GROW_BYTES), self._sizes[fd])
         self.place(packed)
         os.fdatasync(fd)
         self.placed(packed)
 
     def fits(self, packed: bytes) -> bool:
         """Whether `place` is all that there is to do: the file is open and long enough."""
-        file = self._generation % FILES
-        return file in self._fds and self.used + len(packed) <= self._sizes[file]
+        fd = self._fds.get(self._file)
+        return fd is not None and self.used + len(packed) <= self._sizes[fd]
 
     def place(self, packed: bytes) -> int:
         """Writes the next record where a sync of the descriptor that is returned makes it durable. Raises OSError."""
-        fd = self._fds[self._generation % FILES]
+        fd = self._fds[self._file]
         if os.pwrite(fd, packed, self.used) != len(packed):
-            raise OSError(f"{path(self._spool, self._generation)}: a write was cut short")
+            raise OSError(f"{path(self._spool, self._file)}: a write was cut short")
         return fd
 
     def placed(self, packed: bytes) -> None:
@@ -120,8 +140,9 @@ class Redo:
 
     def void(self) -> None:
         """Takes back what `place` wrote, as far as that goes: whoever sent it is told that it failed."""
+        self._failed = True
         with suppress(OSError, KeyError):
-            os.pwrite(self._fds[self._generation % FILES], bytes(_HEAD_BYTES), self.used)
+            os.pwrite(self._fds[self._file], bytes(_HEAD_BYTES), self.used)
 
     def close(self) -> None:
         """Closes the files. What is in them stays."""
@@ -129,18 +150,18 @@ class Redo:
             os.close(fd)
         self._fds.clear()
 
-    def _file(self, file: int) -> int:
-        fd = self._fds.get(file)
+    def _open(self) -> int:
+        fd = self._fds.get(self._file)
         if fd is None:
-            name = path(self._spool, file)
+            name = path(self._spool, self._file)
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._sizes[file] = os.fstat(fd).st_size
+            self._sizes[fd] = os.fstat(fd).st_size
             try:
                 sync_folder(self._spool)
             except OSError:
                 os.close(fd)
                 raise
-            self._fds[file] = fd
+            self._fds[self._file] = fd
         return fd
 
 
@@ -149,9 +170,9 @@ def blocks(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-def path(spool: Path, generation: int) -> Path:
-    """The file of a generation."""
-    return spool / f"redo-{generation % FILES}"
+def path(spool: Path, file: int) -> Path:
+    """One of the files."""
+    return spool / f"redo-{file}"
 
 
 class _Head(NamedTuple):
@@ -191,7 +212,7 @@ def _record(data: bytes, at: int, head: _Head) -> tuple[Record | None, bool]:
 
 
 class _Part(NamedTuple):
-    generation: int
+    file: int
     number: int
     record: Record | None
     whole: bool
@@ -209,7 +230,9 @@ class Log(NamedTuple):
     generation: int
     """The one that was asked for."""
     last: int
-    """The highest of which there is a record, 0 when there is none."""
+    """The highest of which there is a record, whole or not; -1 when there is none."""
+    file: int
+    """The file that has it."""
 
 
 def read(spool: Path, token: int, generation: int | None) -> Log:
@@ -219,16 +242,16 @@ def read(spool: Path, token: int, generation: int | None) -> Log:
     carried over is written before the commit that makes it count.
     """
     files = [contents(spool, file) for file in range(FILES)]
-    heads = [(data, at, head) for data, _ in files for at, head in _heads(data, token)]
-    last = max((head.generation for _, _, head in heads), default=0)
+    heads = [(head, at, file) for file, (data, _) in enumerate(files) for at, head in _heads(data, token)]
+    last, file = max(((head.generation, file) for head, _, file in heads), default=(-1, FILES - 1))
     if generation is None:
-        generation = last
+        generation = max(last, 0)
     found: dict[int, list[_Part]] = {}
-    for data, at, head in heads:
+    for head, at, its in heads:
         if head.generation >= generation:
-            part = _Part(head.generation, head.number, *_record(data, at, head))
+            part = _Part(its, head.number, *_record(files[its][0], at, head))
             found.setdefault(head.generation, []).append(part)
-    trouble = [f"{path(spool, file)}: {bad} blocks cannot be read" for file, (_, bad) in enumerate(files) if bad]
+    trouble = [f"{path(spool, n)}: {bad} blocks cannot be read" for n, (_, bad) in enumerate(files) if bad]
     later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
     lost = any(part.record is None or not part.record.carried for part in later)
     if lost:
@@ -237,7 +260,7 @@ def read(spool: Path, token: int, generation: int | None) -> Log:
         trouble += _damage(spool, parts)
     ordered = chain.from_iterable(found[number] for number in sorted(found))
     records = [part.record for part in ordered if part.record is not None]
-    return Log(records, trouble, lost, generation, last)
+    return Log(records, trouble, lost, generation, last, file)
 
 
 def _damage(spool: Path, parts: list[_Part]) -> list[str]:
@@ -249,7 +272,7 @@ def _damage(spool: Path, parts: list[_Part]) -> list[str]:
         damaged |= set(range(parts[-1].number)) - {part.number for part in parts}
     if not damaged:
         return []
-    name = path(spool, parts[0].generation)
+    name = path(spool, parts[0].file)
     return [f"{name}: commits {', '.join(map(str, sorted(damaged)))} of {parts[-1].number + 1} are damaged"]
 
 
@@ -302,10 +325,9 @@ def _heads(data: bytes, token: int) -> Iterator[tuple[int, _Head]]:
         at += BLOCK_BYTES if head is None else blocks(_HEAD_BYTES + head.text + head.contents)
 
 
-def begun(spool: Path, generation: int) -> bool:
-    """Whether this generation has a record."""
-    head = _first(spool, generation)
-    return head is not None and head.generation == generation
+def begun(spool: Path, token: int, generation: int) -> bool:
+    """Whether this generation has a record, or a later one. Raises OSError."""
+    return read(spool, token, generation).last >= generation
 
 
 def token_of(spool: Path) -> int | None:
@@ -314,9 +336,9 @@ def token_of(spool: Path) -> int | None:
     return max(heads, key=attrgetter("generation")).token if heads else None
 
 
-def _first(spool: Path, generation: int) -> _Head | None:
+def _first(spool: Path, file: int) -> _Head | None:
     try:
-        with path(spool, generation).open("rb") as file:
-            return _head(file.read(_HEAD_BYTES), 0)
+        with path(spool, file).open("rb") as stream:
+            return _head(stream.read(_HEAD_BYTES), 0)
     except OSError:
         return None
