@@ -73,7 +73,7 @@ def slow(rig: Rig) -> Row:
             assert time.monotonic() - before >= SLOW_SECONDS
             _answers_at_once(server)
             disk.slow(0.0)
-            rig.crash(server)
+            rig.crash(server, since=before)  # what was delivered since then waited for a sync to be settled
             senders.wait()
     return rig.drain()
 
