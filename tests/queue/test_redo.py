@@ -110,6 +110,20 @@ def test_what_stays_is_put_into_the_tables_soon_and_by_whoever_asks(spool: Path)
     assert contents_of(spool) == [b"1", b"2", b"3"]
 
 
+def test_who_reads_beside_a_server_leaves_its_log_alone(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to put the log into the tables is slow to load, and while mail comes there is always something in it."""
+    monkeypatch.setattr("mailflow.store.writer.FOLD_SECONDS", 3600.0)
+
+    async def body(queue: Queue) -> None:
+        await put_all(queue, b"0")
+        with monkeypatch.context() as patched:
+            patched.setattr(redo, "contents", None)
+            assert list(list_messages(spool)) == []
+
+    with_queue(spool, body)
+    assert len(list(list_messages(spool))) == 1
+
+
 def test_after_a_crash_everything_acknowledged_is_there_and_nothing_that_has_left(spool: Path) -> None:
     async def body(queue: Queue) -> Path:
         old = await put_all(queue, b"old", b"old and gone")
