@@ -427,7 +427,7 @@ def test_records_of_a_generation_that_is_over_do_not_count(spool: Path) -> None:
         _write(log, 9, 90)
     assert _gone(spool, 9) == [90]
     assert _gone(spool, 7) == [70, 71, 72, 80, 81, 90], "they are there still, should the database lose what it has"
-    assert redo.read(spool, 0, None).generation == 9
+    assert redo.read(spool, 0, None).next == 10
     assert redo.begun(spool, 0, 9)
     assert not redo.begun(spool, 0, 10)
 
@@ -469,7 +469,48 @@ def test_what_is_carried_over_may_be_there_before_the_commit_that_makes_it_count
     with closing(Redo(spool, 2**20)) as log:
         _write(log, 7, 70)
         _write(log, 8, 70, carried=True)
-    assert redo.read(spool, 0, 7)[:3] == ([Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)], [], False)
+    log = redo.read(spool, 0, 7)
+    assert log.records == [Record([], [(70, 0)]), Record([], [(70, 0)], carried=True)]
+    assert not log.trouble
+
+
+def _begun_again(spool: Path, generation: int) -> Redo:
+    """The log of a process that has just started on a database that is at this generation."""
+    found = redo.read(spool, 0, generation)
+    log = Redo(spool, 2**20)
+    log.resume(found.next, found.file, found.at)
+    return log
+
+
+@pytest.mark.parametrize("left_after", [4, 2**40], ids=["one file", "two files"])
+def test_a_start_writes_nothing_over_that_counts(spool: Path, monkeypatch: pytest.MonkeyPatch, left_after: int) -> None:
+    monkeypatch.setattr(redo, "LEFT_AFTER", left_after)
+    spool.mkdir()
+    with closing(Redo(spool, 2**20)) as log:
+        _write(log, 7, 70, 71)
+    with closing(_begun_again(spool, 7)) as log:  # killed before the commit that begins 8
+        log.begin(8)
+        log.write(log.pack(Record([], [(70, 0)] * 500, carried=True)))
+    for _ in range(3):  # and once more
+        with closing(_begun_again(spool, 7)) as log:
+            _write(log, 8, 71, carried=True)
+        assert redo.read(spool, 0, 7).records[:2] == [Record([], [(70, 0)]), Record([], [(71, 0)])]
+        assert _gone(spool, 8) == [71], "of the attempt before nothing is left"
+    with closing(_begun_again(spool, 8)) as log:
+        _write(log, 9, 90)
+    assert _gone(spool, 9) == [90]
+    assert _gone(spool, 8) == [71, 90]
+
+
+def test_a_record_that_was_torn_while_it_was_carried_is_no_loss(spool: Path) -> None:
+    spool.mkdir()
+    with closing(Redo(spool, 2**20)) as log:
+        _write(log, 7, 70)
+        log.begin(8)
+        torn = log.pack(Record([], [(70, 0)], carried=True))
+        log.place(torn[:-1] + bytes([torn[-1] ^ 1]))
+    assert redo.read(spool, 0, 7).trouble == []
+    assert _gone(spool, 7) == [70]
 
 
 def test_a_database_that_has_lost_its_last_commits_is_told_and_the_log_has_them(spool: Path) -> None:

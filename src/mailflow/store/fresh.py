@@ -80,7 +80,7 @@ class Fresh:
         self._resting_until = 0.0
         self._slow_until = 0.0
         self._carried = 0
-        """The last generation to which something was carried."""
+        """The last generation to which something was carried, or may have been."""
 
     def __repr__(self) -> str:
         return f"<Fresh messages={len(self.entries)} gone={len(self.gone)} generation={self.generation}>"
@@ -258,7 +258,6 @@ class Fresh:
         self._redo.token = token
         try:
             log = read(self._spool, token, generation)
-            self.generation, self._carried = log.last if log.lost else log.generation, log.last
             self.trouble = log.trouble
             if self.trouble:
                 self.trouble.append(f"the redo log is kept as {', '.join(map(str, _keep(self._spool)))}")
@@ -271,9 +270,10 @@ class Fresh:
             for key, number in record.gone:
                 if not self._left(key):
                     self.gone[key] = number, None
-        self.spoilt = log.last >= log.generation  # also a record that was torn: none of that number may be beside it
-        self._redo.turn(log.file)
-        self._redo.begin(self.generation)
+        self.spoilt = log.used  # also by a record that was torn: none of that number may be beside it
+        self.generation = log.next - 1 if log.used else log.next
+        self._carried = log.next  # something may stand there
+        self._redo.resume(log.next, log.file, log.at)
 
     def close(self) -> None:
         """Closes the files."""

@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -86,6 +86,11 @@ class Redo:
         self._fds: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
 
+    def resume(self, generation: int, file: int, at: int) -> None:
+        """This generation's records begin there: nothing that counts is written over."""
+        self._generation, self._number = generation, 0
+        self._file, self._begin, self.used = file, at, at
+
     def begin(self, generation: int) -> None:
         """Records are of this generation from now on; they come behind those of the one before, or at the beginning of the other file.
 
@@ -94,12 +99,8 @@ class Redo:
         if generation != self._generation:
             self._begin = self.used
             if self._failed or self.used > self._limit // LEFT_AFTER:
-                self.turn(self._file)
+                self._file, self._begin, self._failed = (self._file + 1) % FILES, 0, False
         self._generation, self._number, self.used = generation, 0, self._begin
-
-    def turn(self, file: int) -> None:
-        """Generations that begin now go to the other file than this one."""
-        self._file, self._begin, self.used, self._failed = (file + 1) % FILES, 0, 0, False
 
     def pack(self, record: Record) -> bytes:
         """What `write` writes for the next record. Raises UnicodeError for a text that has no encoding."""
@@ -183,6 +184,11 @@ class _Head(NamedTuple):
     contents: int
     crc: int
 
+    @property
+    def size(self) -> int:
+        """Bytes that the record takes."""
+        return blocks(_HEAD_BYTES + self.text + self.contents)
+
 
 def _head(data: bytes, at: int) -> _Head | None:
     """The head of a record that begins there."""
@@ -225,14 +231,14 @@ class Log(NamedTuple):
     """Those that count, in order."""
     trouble: list[str]
     """What is damaged, in words."""
-    lost: bool
-    """Whether the database lacks commits."""
-    generation: int
-    """The one that was asked for."""
-    last: int
-    """The highest of which there is a record, whole or not; -1 when there is none."""
+    used: bool
+    """Whether there is anything of the generation that was asked for, or behind it, be it damaged."""
+    next: int
+    """The generation that begins next,"""
     file: int
-    """The file that has it."""
+    """in this file,"""
+    at: int
+    """here: nothing that counts is written over."""
 
 
 def read(spool: Path, token: int, generation: int | None) -> Log:
@@ -243,24 +249,37 @@ def read(spool: Path, token: int, generation: int | None) -> Log:
     """
     files = [contents(spool, file) for file in range(FILES)]
     heads = [(head, at, file) for file, (data, _) in enumerate(files) for at, head in _heads(data, token)]
-    last, file = max(((head.generation, file) for head, _, file in heads), default=(-1, FILES - 1))
+    last = max((head.generation for head, _, _ in heads), default=-1)
     if generation is None:
         generation = max(last, 0)
     found: dict[int, list[_Part]] = {}
-    for head, at, its in heads:
+    for head, at, file in heads:
         if head.generation >= generation:
-            part = _Part(its, head.number, *_record(files[its][0], at, head))
+            part = _Part(file, head.number, *_record(files[file][0], at, head))
             found.setdefault(head.generation, []).append(part)
     trouble = [f"{path(spool, n)}: {bad} blocks cannot be read" for n, (_, bad) in enumerate(files) if bad]
-    later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
-    lost = any(part.record is None or not part.record.carried for part in later)
-    if lost:
-        trouble.append(f"the database has lost commits: the redo log is at {max(found)}, and it is at {generation}")
     for parts in found.values():
         trouble += _damage(spool, parts)
+    later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
+    lost = last > generation + 1 or any(part.record is None or not part.record.carried for part in later)
+    if lost:
+        trouble.append(f"the database has lost commits: the redo log is at {last}, and it is at {generation}")
     ordered = chain.from_iterable(found[number] for number in sorted(found))
     records = [part.record for part in ordered if part.record is not None]
-    return Log(records, trouble, lost, generation, last, file)
+    return Log(records, trouble, last >= generation, *_place(heads, generation, lost=lost))
+
+
+def _place(heads: list[tuple[_Head, int, int]], generation: int, *, lost: bool) -> tuple[int, int, int]:
+    """`Log.next`, `file` and `at`. What was only carried over, for a commit that was never made, is written over by the next attempt."""
+    last = max((head.generation for head, _, _ in heads), default=-1)
+    if last < 0:
+        return generation, 0, 0
+    its = [(at, at + head.size, file) for head, at, file in heads if head.generation == last]
+    if last > generation and not lost:
+        at, _, file = min(its)
+        return last, file, at
+    _, end, file = max(its, key=itemgetter(1))
+    return max(last + 1, generation), file, end
 
 
 def _damage(spool: Path, parts: list[_Part]) -> list[str]:
@@ -322,12 +341,12 @@ def _heads(data: bytes, token: int) -> Iterator[tuple[int, _Head]]:
             head = None
         if head is not None:
             yield at, head
-        at += BLOCK_BYTES if head is None else blocks(_HEAD_BYTES + head.text + head.contents)
+        at += BLOCK_BYTES if head is None else head.size
 
 
 def begun(spool: Path, token: int, generation: int) -> bool:
     """Whether this generation has a record, or a later one. Raises OSError."""
-    return read(spool, token, generation).last >= generation
+    return read(spool, token, generation).used
 
 
 def token_of(spool: Path) -> int | None:
