@@ -270,6 +270,35 @@ def test_a_sector_that_cannot_be_read_costs_what_is_in_it_and_no_start(
     assert copy.stat().st_size == redo.path(found, 0).stat().st_size
 
 
+def test_a_sector_that_nobody_misses_is_not_told(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(queue: Queue) -> None:
+        await put_all(queue, b"0")
+
+    async def again(queue: Queue) -> None:
+        assert not queue.trouble
+
+    with_queue(spool, body)
+    _unreadable(monkeypatch, 100)
+    with_queue(spool, again)
+    assert not (spool / "damaged").exists()
+
+
+def test_a_damaged_log_that_cannot_be_kept_prevents_no_start(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(queue: Queue) -> Path:
+        await put_all(queue, b"0", b"one", b"2")
+        return crashed(spool)
+
+    found = with_queue(spool, body)
+    _spoil_record(found, b"one", -30)
+    (found / "damaged").write_bytes(b"")
+
+    async def again(queue: Queue) -> list[bytes]:
+        assert any("cannot be kept" in line for line in queue.trouble)
+        return [await queue.content(m) for m in await everything(queue)]  # type: ignore[misc]
+
+    assert with_queue(found, again) == [b"0", b"2"]
+
+
 def test_a_log_of_which_nothing_can_be_read_is_told(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(queue: Queue) -> Path:
         await put_all(queue, b"0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ import pytest
 from mailflow.errors import QueueError, QueueLocked
 from mailflow.ids import parse_id
 from mailflow.queue import Queue, QueueSettings
+from mailflow.store.lock import SpoolLock, is_held
 from mailflow.store.reader import counts, list_messages, read_content
 from mailflow.store.schema import FORMAT
 from tests.queue.helpers import PEER, Clock, everything, make, put, settle, spill, with_queue
@@ -237,3 +239,18 @@ def test_a_slow_listing_does_not_keep_the_server_waiting(tmp_path: Path) -> None
         assert len(list(listing)) == 600
 
     with_queue(tmp_path, body, checkpoint="1MiB")
+
+
+def test_who_looks_whether_a_spool_is_in_use_keeps_no_server_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = SpoolLock(tmp_path)
+    assert not is_held(tmp_path)
+    lock.acquire()
+    assert is_held(tmp_path)
+    lock.release()
+    with (tmp_path / "lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        lock.acquire()
+    lock.release()

@@ -259,8 +259,8 @@ class Fresh:
         try:
             log = read(self._spool, token, generation)
             self.trouble = log.trouble
-            if self.trouble:
-                self.trouble.append(f"the redo log is kept as {', '.join(map(str, _keep(self._spool)))}")
+            if log.damaged:
+                self.trouble.append(_keep(self._spool))
         except (OSError, ValueError) as error:
             raise QueueError(f"the redo log cannot be read: {error}") from error
         for record in log.records:
@@ -280,8 +280,15 @@ class Fresh:
         self._redo.close()
 
 
-def _keep(spool: Path) -> list[Path]:
-    """Copies of the files, below `damaged/`."""
+def _keep(spool: Path) -> str:
+    """Copies the files below `damaged/`, and tells of it."""
+    try:
+        return f"the redo log is kept as {', '.join(map(str, _copies(spool)))}"
+    except OSError as error:  # no room, perhaps: mail goes before evidence
+        return f"the redo log cannot be kept: {error}"
+
+
+def _copies(spool: Path) -> list[Path]:
     folder = damaged.folder(spool)
     folder.mkdir(mode=0o700, exist_ok=True)
     kept = []
@@ -290,7 +297,7 @@ def _keep(spool: Path) -> list[Path]:
         if not data:
             continue
         name = path(spool, file).name
-        number = next(n for n in range(1, MOST_KEPT) if not (folder / f"{name}.{n}").exists())
+        number = next((n for n in range(1, MOST_KEPT) if not (folder / f"{name}.{n}").exists()), MOST_KEPT)
         kept.append(folder / f"{name}.{number}")
         with kept[-1].open("wb") as copy:
             copy.write(data)

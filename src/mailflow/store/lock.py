@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from mailflow.errors import QueueError, QueueLocked
+
+TRIES = 5
+"""Whoever lists the queue may have the lock for an instant (`is_held`)."""
+PAUSE_SECONDS = 0.005
 
 
 class SpoolLock:
@@ -29,7 +35,7 @@ class SpoolLock:
         except OSError as error:
             raise QueueError(f"{self.path}: cannot open the lock file: {error.strerror}") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except OSError as error:
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
             os.close(fd)
@@ -45,6 +51,14 @@ class SpoolLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _lock(fd: int) -> None:
+    for _ in range(TRIES - 1):
+        with suppress(OSError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(PAUSE_SECONDS)
+    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_held(spool: Path) -> bool:

@@ -73,7 +73,7 @@ def fold_leftover(spool: Path, token: int, generation: int) -> None:
     """What a killed server left in its redo log is put into the tables, where a reader finds it, if that can be done. Nothing
     where a server runs: it does that itself in moments; nor where the log is damaged, of which the next one tells."""
     with suppress(QueueError, OSError):
-        if not redo.read(spool, token, generation).trouble:
+        if not redo.read(spool, token, generation).damaged:
             with open_offline(spool):
                 return
 

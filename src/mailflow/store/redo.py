@@ -230,7 +230,9 @@ class Log(NamedTuple):
     records: list[Record]
     """Those that count, in order."""
     trouble: list[str]
-    """What is damaged, in words."""
+    """What is damaged or cannot be read, in words."""
+    damaged: bool
+    """Whether something of that did count."""
     used: bool
     """Whether there is anything of the generation that was asked for, or behind it, be it damaged."""
     next: int
@@ -257,16 +259,17 @@ def read(spool: Path, token: int, generation: int | None) -> Log:
         if head.generation >= generation:
             part = _Part(file, head.number, *_record(files[file][0], at, head))
             found.setdefault(head.generation, []).append(part)
-    trouble = [f"{path(spool, n)}: {bad} blocks cannot be read" for n, (_, bad) in enumerate(files) if bad]
-    for parts in found.values():
-        trouble += _damage(spool, parts)
+    trouble = list(chain.from_iterable([_damage(spool, parts) for parts in found.values()]))
     later = chain.from_iterable(parts for number, parts in found.items() if number > generation)
     lost = last > generation + 1 or any(part.record is None or not part.record.carried for part in later)
     if lost:
         trouble.append(f"the database has lost commits: the redo log is at {last}, and it is at {generation}")
+    damaged = bool(trouble)
+    if found:  # or else nobody misses them
+        trouble += [f"{path(spool, n)}: {bad} blocks cannot be read" for n, (_, bad) in enumerate(files) if bad]
     ordered = chain.from_iterable(found[number] for number in sorted(found))
     records = [part.record for part in ordered if part.record is not None]
-    return Log(records, trouble, last >= generation, *_place(heads, generation, lost=lost))
+    return Log(records, trouble, damaged, bool(found), *_place(heads, generation, lost=lost))
 
 
 def _place(heads: list[tuple[_Head, int, int]], generation: int, *, lost: bool) -> tuple[int, int, int]:
@@ -322,7 +325,7 @@ def _blocks(fd: int, size: int) -> tuple[bytes, int]:
     read, unreadable = [], 0
     for at in range(0, size, BLOCK_BYTES):
         try:
-            read.append(os.pread(fd, BLOCK_BYTES, at))
+            read.append(os.pread(fd, BLOCK_BYTES, at).ljust(BLOCK_BYTES, b"\0"))
         except OSError as error:
             unreadable += 1
             if error.errno != errno.EIO or unreadable > MOST_UNREADABLE:
