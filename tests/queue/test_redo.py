@@ -686,6 +686,16 @@ def test_a_fold_whose_fate_is_not_known_is_found_out_by_opening_anew(spool: Path
     assert (fresh.generation, fresh.dirty) == (5, True), "nothing goes behind what may be there"
 
 
+def test_what_is_stuck_is_carried_on_though_the_log_is_switched_off(spool: Path) -> None:
+    """Or a commit with which it leaves would not void the record of it."""
+    fresh = Fresh(spool, 0)
+    assert not fresh.used
+    fresh.entries[1] = ((1,), b"x")
+    fresh.stuck.add(1)
+    assert fresh.used
+    assert not fresh.dirty
+
+
 def test_heads_are_of_the_format_that_is_documented(spool: Path) -> None:
     log = Redo(spool, 0)
     log.begin(5)

@@ -93,7 +93,7 @@ class Fresh:
     @property
     def used(self) -> bool:
         """Whether there is a log, or was one."""
-        return self._limit > 0 or self.dirty
+        return self._limit > 0 or self.dirty or bool(self.stuck)
 
     @property
     def dirty(self) -> bool:
