@@ -74,11 +74,12 @@ def _at_call(rig: Rig, op: Op, most: int) -> Row:
 
 def _comes_to_it(rig: Rig, server: Server, disk: Disk) -> bool:
     """Whether the call at which it dies comes; waits for as long as others of the kind do, however slow the machine."""
-    left = 0
-    while left != (left := disk.left):
+    while True:
+        left = disk.left
         if rig.wait_for_end(server, QUIET_SECONDS):
             return True
-    return False
+        if left == disk.left:
+            return False
 
 
 def at_fsync(rig: Rig) -> Row:
