@@ -20,7 +20,6 @@ returned. The core knows no clock, no address and no policy: what an answer mean
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from mailflow.smtp.dots import OWN_BUFFER, DotStuffer, joined, wire_form
 from mailflow.smtp.reply import Reply
@@ -441,10 +440,9 @@ class Client:
             held, self._held = self._held, None
             self._send(*held)
 
-    # The conversation as two tables, by step: which function takes the reply
 
-    SESSION: ClassVar[list[TakesReply]] = [_on_greeting, _on_ehlo, _on_helo, *[_never] * 5, _on_rset, _on_quit]
-    MESSAGE: ClassVar[list[TakesAnswer]] = [*[_never] * 3, _on_mail, _on_rcpt, _on_data, _never, _on_dot]
-
-
-_SESSION, _MESSAGE = Client.SESSION, Client.MESSAGE
+# The conversation as two tables, by step: which function takes the reply. Not in the class, whose body knows no
+# methods by name where it is compiled (docs/compiled.md).
+_C = Client
+_SESSION: list[TakesReply] = [_C._on_greeting, _C._on_ehlo, _C._on_helo, *[_C._never] * 5, _C._on_rset, _C._on_quit]  # noqa: SLF001
+_MESSAGE: list[TakesAnswer] = [*[_C._never] * 3, _C._on_mail, _C._on_rcpt, _C._on_data, _C._never, _C._on_dot]  # noqa: SLF001

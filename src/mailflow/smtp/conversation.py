@@ -12,7 +12,7 @@ live in the handler.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, TypeAlias
 
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_path
@@ -46,9 +46,12 @@ _BYE, _BYE_BYTES = replies.BYE, replies.BYE.encode()
 NO_CHUNKS = ChunkScanner(0, 0)
 """Stands for none."""
 
+Verb: TypeAlias = Callable[[Any, str], None]
+"""The method that deals with a command: the core, and what stands behind the verb."""
+
 
 class Conversation:
-    """One session's side of the talk that is ours."""
+    """One session's side of the talk that is ours. The classes of verbs_*.py each add their verbs to it, one behind the other."""
 
     __slots__ = (
         "_awaited",
@@ -371,12 +374,14 @@ class Conversation:
         self._say(replies.TOO_MUCH_JUNK)
         return True
 
-    VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {
-        "EHLO": _ehlo,
-        "HELO": _helo,
-        "LHLO": _lhlo,
-        "MAIL": _mail,
-        "RCPT": _rcpt,
-        "RSET": _rset,
-        "QUIT": _quit,
-    }
+
+# Behind the class, whose body knows no methods by name where it is compiled (docs/compiled.md).
+BASIC_VERBS: dict[str, Verb] = {
+    "EHLO": Conversation._ehlo,
+    "HELO": Conversation._helo,
+    "LHLO": Conversation._lhlo,
+    "MAIL": Conversation._mail,
+    "RCPT": Conversation._rcpt,
+    "RSET": Conversation._rset,
+    "QUIT": Conversation._quit,
+}

@@ -17,18 +17,15 @@ shell writes what is left, does the handshake and calls `secured`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
-
 from mailflow.smtp import replies
 from mailflow.smtp.commands import USUAL_MAIL, USUAL_RCPT, decode_line, usual_path
-from mailflow.smtp.conversation import Conversation
+from mailflow.smtp.conversation import BASIC_VERBS, Conversation
 from mailflow.smtp.handler import Offence, State
 from mailflow.smtp.reply import Reply
-from mailflow.smtp.verbs_content import RECEIVE, ContentVerbs
-from mailflow.smtp.verbs_proxy import ProxyVerbs
-from mailflow.smtp.verbs_queries import QueryVerbs
-from mailflow.smtp.verbs_security import SecurityVerbs
+from mailflow.smtp.verbs_content import CONTENT_VERBS, RECEIVE, ContentVerbs
+from mailflow.smtp.verbs_proxy import PROXY_VERBS
+from mailflow.smtp.verbs_queries import QUERY_VERBS
+from mailflow.smtp.verbs_security import SECURITY_VERBS, SecurityVerbs
 
 BEFORE_TLS = frozenset(("EHLO", "HELO", "LHLO", "LHLO", "STARTTLS", "NOOP", "BDAT", "QUIT"))
 """RFC 3207 §4: where TLS is required, anything else is refused before it. (BDAT refuses itself, as it has bytes to
@@ -41,6 +38,7 @@ _GROUP_ENDS = frozenset(
     (b"EHLO", b"HELO", b"LHLO", b"DATA", b"NOOP", b"QUIT", b"VRFY", b"EXPN", b"TURN", b"STAR", b"AUTH")
 )
 """The first four letters of the commands whose reply must be waited for (RFC 2920 §3.1, RFC 3207 §4, RFC 4954 §4)."""
+_VERBS = {**BASIC_VERBS, **SECURITY_VERBS, **CONTENT_VERBS, **QUERY_VERBS, **PROXY_VERBS}
 # Our own verbs, read from outside of their classes.
 _OPENED = Conversation._opened  # noqa: SLF001
 _WAITED_FOR = (
@@ -54,7 +52,7 @@ _SHOWN_BYTES = 256
 """How much of strange input is shown to the handler."""
 
 
-class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
+class ServerCore(SecurityVerbs):
     """One session."""
 
     __slots__ = ()
@@ -93,7 +91,7 @@ class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
         self._then = None
         then(self, answer)
         data = self.input
-        if data and self._then is None:  # an answer may lead to the next question, which may have to wait, too
+        if data and not self.pending:  # an answer may lead to the next question, which may have to wait, too
             self.input = b""
             self._run(data)
 
@@ -227,7 +225,7 @@ class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
             return
         verb, _, rest = text.partition(" ")
         verb = verb.upper()
-        method = self._VERBS.get(verb)
+        method = _VERBS.get(verb)
         if method is None and self._is_strange(line + b"\r\n"):
             return
         if self._profile.tls_first and verb not in BEFORE_TLS:
@@ -236,11 +234,3 @@ class ServerCore(SecurityVerbs, ContentVerbs, QueryVerbs, ProxyVerbs):
             self._say(replies.FOREIGN.get(verb, replies.UNKNOWN_COMMAND))
         else:
             method(self, rest)
-
-    _VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {
-        **Conversation.VERBS,
-        **SecurityVerbs.VERBS,
-        **ContentVerbs.VERBS,
-        **QueryVerbs.VERBS,
-        **ProxyVerbs.VERBS,
-    }

@@ -11,13 +11,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
 
 from mailflow.smtp import replies
-from mailflow.smtp.conversation import Conversation
+from mailflow.smtp.conversation import Verb
 from mailflow.smtp.handler import State
 from mailflow.smtp.param_values import decode_xtext
 from mailflow.smtp.reply import Reply
+from mailflow.smtp.verbs_queries import QueryVerbs
 
 XCLIENT = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 XFORWARD = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
@@ -30,13 +30,13 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?\Z")
 Attributes = dict[str, str | None]
 
 
-class ProxyVerbs(Conversation):
+class ProxyVerbs(QueryVerbs):
     """XCLIENT and XFORWARD."""
 
     __slots__ = ()
 
     def _xclient(self, rest: str) -> None:
-        attributes = self._attributes(rest, XCLIENT)
+        attributes = self._attributes("XCLIENT", rest, XCLIENT)
         if attributes is not None:
             self._hear(self._handler.xclient(attributes), ProxyVerbs._become)
 
@@ -49,13 +49,13 @@ class ProxyVerbs(Conversation):
         self._hear(self._handler.connect(), ProxyVerbs._opened)
 
     def _xforward(self, rest: str) -> None:
-        attributes = self._attributes(rest, XFORWARD)
+        attributes = self._attributes("XFORWARD", rest, XFORWARD)
         if attributes is not None:
             self._hear(self._handler.xforward(attributes), ProxyVerbs._say)
 
-    def _attributes(self, rest: str, known: tuple[str, ...]) -> Attributes | None:
+    def _attributes(self, verb: str, rest: str, known: tuple[str, ...]) -> Attributes | None:
         """What was said; None when it was refused."""
-        if not self._handler.may_speak_for_others("XCLIENT" if known is XCLIENT else "XFORWARD"):
+        if not self._handler.may_speak_for_others(verb):
             self._say(replies.NOT_FOR_YOU)
             return None
         if self.state is not State.READY and self.state is not State.START:
@@ -67,7 +67,9 @@ class ProxyVerbs(Conversation):
             return None
         return attributes
 
-    VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {"XCLIENT": _xclient, "XFORWARD": _xforward}
+
+# Behind the class, whose body knows no methods by name where it is compiled (docs/compiled.md).
+PROXY_VERBS: dict[str, Verb] = {"XCLIENT": ProxyVerbs._xclient, "XFORWARD": ProxyVerbs._xforward}
 
 
 def parse_attributes(text: str, known: tuple[str, ...]) -> Attributes | None:

@@ -7,19 +7,18 @@ What ETRN does with whose mail is the handler's affair; here is its syntax (RFC 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, ClassVar
 
 from mailflow.smtp import replies
 from mailflow.smtp.address import AddressError, parse_address
-from mailflow.smtp.conversation import Conversation
+from mailflow.smtp.conversation import Verb
 from mailflow.smtp.handler import State
+from mailflow.smtp.verbs_content import ContentVerbs
 
 # RFC 1985 §5.1: a node, "@" and a domain with all below it, or "#" and the name of a queue.
 _NODE = re.compile(r"(?:[@#]?[A-Za-z0-9](?:[A-Za-z0-9._-]{0,254})|[@#]?\[[A-Za-z0-9.:]{1,60}\])\Z")
 
 
-class QueryVerbs(Conversation):
+class QueryVerbs(ContentVerbs):
     """VRFY, EXPN, HELP, NOOP and ETRN."""
 
     __slots__ = ()
@@ -74,10 +73,12 @@ class QueryVerbs(Conversation):
         elif not self._is_junk():
             self._hear(self._handler.etrn(node), QueryVerbs._say)
 
-    VERBS: ClassVar[dict[str, Callable[[Any, str], None]]] = {
-        "NOOP": _noop,
-        "VRFY": _vrfy,
-        "EXPN": _expn,
-        "HELP": _help,
-        "ETRN": _etrn,
-    }
+
+# Behind the class, whose body knows no methods by name where it is compiled (docs/compiled.md).
+QUERY_VERBS: dict[str, Verb] = {
+    "NOOP": QueryVerbs._noop,
+    "VRFY": QueryVerbs._vrfy,
+    "EXPN": QueryVerbs._expn,
+    "HELP": QueryVerbs._help,
+    "ETRN": QueryVerbs._etrn,
+}
