@@ -46,7 +46,8 @@ _SERVER = 2
 
 
 class Connection(Fronted):
-    """The asyncio protocol of one client; also its session's `Wire` and `timers.Timed`."""
+    """The asyncio protocol of one client; also its session's `Wire` and `timers.Timed`. It is no subclass of asyncio's, which the
+    loop does not ask for: compiled code (docs/compiled.md) is quick with what has no parent that is not compiled."""
 
     __slots__ = ("_held", "_input", "pace")
 

@@ -42,8 +42,8 @@ class Front:
         """A TLS handshake is counted for it."""
 
 
-class Fronted(asyncio.Protocol):
-    """The first half of `Connection`; also `tls_layer.Secured`."""
+class Fronted:
+    """The first half of `Connection`, the asyncio protocol; also `tls_layer.Secured`."""
 
     __slots__ = (
         "_admitted",
@@ -264,11 +264,29 @@ class Fronted(asyncio.Protocol):
         level = 20 if conduct is None or conduct.is_news(event, client) else 10
         self._hall.desk.log.event(event, level, client=client, reason=reason)
 
-    # Helpers
+    # What the other half does
+
+    def data_received(self, data: bytes) -> None:
+        """Takes what the client sent."""
+        raise NotImplementedError
+
+    def eof_received(self) -> bool:
+        """The client has closed its side; True keeps ours open."""
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        """The client does not fetch its replies."""
+        raise NotImplementedError
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Writes the replies that wait."""
         raise NotImplementedError
+
+    # Helpers
 
     def _turn_away(self, answer: Reply) -> None:
         if self._transport is not None:

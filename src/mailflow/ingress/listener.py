@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import cast
 
 from mailflow.errors import ConfigError, ConfigProblem
 from mailflow.ingress.abuse.conduct import Conduct
@@ -261,7 +262,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         serve = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
         for same in chain((sock,), (sock.dup() for _ in range(ACCEPTED_IN_A_TURN - 1))):
-            self._servers.append(await serve(partial(Connection, hall), sock=same, backlog=backlog))
+            factory = cast("Callable[[], asyncio.Protocol]", partial(Connection, hall))
+            self._servers.append(await serve(factory, sock=same, backlog=backlog))
 
     async def _bind(self, settings: ListenerSettings) -> list[socket.socket]:
         """The sockets that an entry stands for. Raises OSError, with none of them left open."""

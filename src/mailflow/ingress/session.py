@@ -270,7 +270,7 @@ class Session(Identified):
         incoming = self._desk.begin(envelope)
         if isinstance(incoming, Reply):
             return incoming
-        self._incoming = incoming
+        self._incoming, self._answer = incoming, None
         self._size = 0
         incoming.on_drain = self._drained
         return START_DATA
@@ -299,7 +299,7 @@ class Session(Identified):
                 self.reset()
                 return DISCARDED
             incoming.envelope.hold, incoming.envelope.header = marks.hold, marks.header
-        self._incoming = self.sender = self._answer = None
+        self._incoming = self.sender = None
         if self._holding:
             self._drained()
         self._finishing = True

@@ -47,8 +47,8 @@ class EventLog:
         self._stop = threading.Event()
         self._reopen = False
         self._overflowed = self._failed = self._reported = 0
-        self._thread = threading.Thread(target=self._run, name="mailflow-log", daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._run, name="mailflow-log", daemon=True)
+        self._worker.start()
 
     def __repr__(self) -> str:
         return f"<EventLog waiting={len(self._buffer)} dropped={self.dropped}>"
@@ -60,7 +60,7 @@ class EventLog:
 
     # For the event loop
 
-    def event(self, name: str, /, level: int = 20, **fields: object) -> None:
+    def event(self, event_: str, /, level: int = 20, **fields: object) -> None:
         """Logs one event. `level` is a `Level` (INFO when left out); fields are text and numbers."""
         if level < self._level:
             return
@@ -68,7 +68,7 @@ class EventLog:
         if len(buffer) >= self._bound:
             self._overflowed += 1
             return
-        buffer.append((time.time(), level, name, fields))
+        buffer.append((time.time(), level, event_, fields))
         if self._idle:
             self._idle = False
             self._wake.set()
@@ -82,7 +82,7 @@ class EventLog:
         """Writes what is waiting and ends the thread; gives up after `CLOSE_SECONDS` when the output is stuck."""
         self._stop.set()
         self._wake.set()
-        self._thread.join(CLOSE_SECONDS)
+        self._worker.join(CLOSE_SECONDS)
 
     # In the writer thread
 

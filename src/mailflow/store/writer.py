@@ -88,8 +88,8 @@ class Writer:
         self._kept: list[tuple[Settlement, Done]] = []
         self._idle: asyncio.Future[None] | None = None
         self._syncs = Syncs.open(loop)
-        self._thread = Thread(target=self._work, name="mailflow-store", daemon=True)
-        self._thread.start()
+        self._worker = Thread(target=self._work, name="mailflow-store", daemon=True)
+        self._worker.start()
 
     def __repr__(self) -> str:
         return f"<Writer busy={self._busy} waiting={sum(len(b.messages) + len(b.work) for b in self._next)}>"
@@ -389,7 +389,7 @@ class Writer:
             await self._idle
         self._end_syncs()
         self._inbox.put(None)
-        await self._loop.run_in_executor(None, self._thread.join)
+        await self._loop.run_in_executor(None, self._worker.join)
 
 
 def _nobody(_error: QueueError | None) -> None:

@@ -51,7 +51,7 @@ def _steps(tree: Any, *, repeated: bool) -> int:
             most = min(most, KEY_CHARACTERS)
             if repeated:
                 raise Unbounded('a repetition inside of another (accepted: "[a-z.]+" in place of "([a-z]+.)+")')
-            ways *= max(1, most - least + 1) * _steps(inner, repeated=repeated or most > 1)
+            ways *= max(1, most - least + 1) * _steps(inner, repeated=most > 1)
         elif operation is _constants.BRANCH:
             if repeated:
                 raise Unbounded(

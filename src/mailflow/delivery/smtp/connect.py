@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from typing import cast
 
 from mailflow.delivery.request import Fact, Stage, Trouble
 from mailflow.delivery.settings import SmtpSettings
@@ -91,7 +92,9 @@ class Connector:
     async def _converse(self, host: Host, owner: Owner, began: float, *, esmtp: bool) -> Connection | Fact:
         connection = Connection(host, self._name, self._settings, owner, self._sweep, self._turn, esmtp=esmtp)
         try:
-            await connect(lambda: connection, host.address, host.port, self._settings.connect_timeout)
+            await connect(
+                lambda: cast("asyncio.Protocol", connection), host.address, host.port, self._settings.connect_timeout
+            )
             await connection.ready
         except ConnectError as error:
             record = self._record(host, error.kind.value, began)

@@ -56,8 +56,8 @@ class Owner(Protocol):
         ...
 
 
-class Connection(asyncio.Protocol):
-    """A connection to one address of a mail host."""
+class Connection:
+    """A connection to one address of a mail host: an asyncio protocol, though no subclass of asyncio's (docs/compiled.md)."""
 
     def __init__(
         self,
