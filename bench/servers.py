@@ -1,6 +1,6 @@
 """The servers under measurement, each as a child in the foreground with everything private in one folder.
 
-`mailflow`: as shipped, all mail relayed to the sink. `postfix`: Debian's, its defaults with only routing and folders
+`mailflow`: as shipped, all mail relayed to the sink; `mailflow-compiled`: the same, compiled (docs/compiled.md). `postfix`: Debian's, its defaults with only routing and folders
 ours; `postfix-tuned`: with the settings that its own documentation recommends for throughput to one destination, and
 that raised its figures here. Both log as they do by default (Postfix: its log daemon to a file; mailflow: standard error,
 which is a file). `sink`: the load generator straight to the sink, the ceiling of every figure.
@@ -95,6 +95,7 @@ class Direct(Server):
 
 class Mailflow(Server):
     name = "mailflow"
+    python = Path(sys.executable)
 
     def command(self) -> list[str]:
         config = self.folder / "mailflow.toml"
@@ -108,11 +109,18 @@ bind = "127.0.0.1:{self.port}"
 [relay]
 host = "[127.0.0.1]:{self.sink_port}"
 """)
-        return [sys.executable, "-m", "mailflow", "serve", "--config", str(config)]
+        return [str(self.python), "-m", "mailflow", "serve", "--config", str(config)]
 
     def version(self) -> str:
-        done = subprocess.run([sys.executable, "-m", "mailflow", "version"], capture_output=True, text=True)
+        done = subprocess.run([self.python, "-m", "mailflow", "version"], capture_output=True, text=True)
         return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else "mailflow"
+
+
+class MailflowCompiled(Mailflow):
+    """What `make compiled` has installed."""
+
+    name = "mailflow-compiled"
+    python = Path(__file__).parent.parent / ".compiled/bin/python"
 
 
 class Postfix(Server):
@@ -200,6 +208,8 @@ qmgr_message_recipient_limit = 50000
 
 def unavailable(server: type[Server]) -> str:
     """Why this server cannot be measured here, "" when it can."""
+    if issubclass(server, Mailflow):
+        return "" if server.python.exists() else "it is not installed (make compiled)"
     if not issubclass(server, Postfix):
         return ""
     if not (shutil.which("postfix") and Postfix.daemons.is_dir()):
@@ -207,7 +217,7 @@ def unavailable(server: type[Server]) -> str:
     return "" if os.geteuid() == 0 else "Postfix needs root to start"
 
 
-SERVERS: dict[str, type[Server]] = {s.name: s for s in (Direct, Mailflow, Postfix, PostfixTuned)}
+SERVERS: dict[str, type[Server]] = {s.name: s for s in (Direct, Mailflow, MailflowCompiled, Postfix, PostfixTuned)}
 
 
 def free_port() -> int:

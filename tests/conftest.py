@@ -9,12 +9,23 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+import mailflow.flow
+
 # An example that takes long on a busy machine says nothing about the code; a test as a whole has its time limit.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+COMPILED = str(mailflow.flow.__file__).endswith(".so")
+"""Whether the compiled form of mailflow is tested (`make test-compiled`)."""
 LONGEST_STORY = 20
 """Seconds that a test's story may take on its loop."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what cannot be said of compiled code: it has no lines to count, and nothing in it can be replaced."""
+    for item in items:
+        if COMPILED and (mark := item.get_closest_marker("interpreted")):
+            item.add_marker(pytest.mark.skip(reason=f"not of compiled code: {mark.args[0]}"))
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -21,7 +21,7 @@ class Editor:
 
     def at(self, _stage):
         def ask(_situation):
-            many = [Recipient(0, f"bob{i}@example.test", ("local", "bob")) for i in range(self.number)]
+            many = [Recipient(0, f"bob{i}@example.test", "local:bob") for i in range(self.number)]
             return Verdict(Action.EDIT, edit=Edit(recipients=many))
 
         return ask

@@ -102,6 +102,7 @@ async def test_a_message_that_is_safe_is_acknowledged_though_its_hook_is_cancell
     await teller.close()
 
 
+@pytest.mark.interpreted("a cleaner of another class")
 @pytest.mark.parametrize("threshold", [10**6, 1])
 def test_a_message_whose_cleaning_fails_leaves_nothing_in_the_budget(threshold):
     class Cleaner:

@@ -123,6 +123,7 @@ async def lines_run(b: Bench, recipients: int) -> float:
 
 
 @pytest.mark.wish(37)
+@pytest.mark.interpreted("lines are counted")
 def test_a_recipient_of_a_list_to_many_sites_costs_the_same_however_long_the_list_is(tmp_path: Path) -> None:
     """More sites than memory has room for: most wait on disk and come one by one beside thousands in memory."""
     costs: list[float] = []

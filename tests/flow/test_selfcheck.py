@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mailflow.journal import Journal
 from mailflow.queue import Queue
 from mailflow.selfcheck import TOLD, SelfCheck
 from tests.queue.helpers import everything, hide, make, put, with_queue
 
 
-class Told(Journal):
+class Told:
     """A journal that is read by the test."""
 
     def __init__(self) -> None:

@@ -56,6 +56,7 @@ async def talk(server: Server, number: int, *lines: str) -> list[str]:
         return [await client.say(line.encode()) for line in lines]
 
 
+@pytest.mark.interpreted("a log of another class")
 def test_rules_over_the_wire(settings: Settings, tmp_path: Path) -> None:
     async def main() -> None:
         log = FakeLog()

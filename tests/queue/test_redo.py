@@ -352,6 +352,7 @@ def test_where_the_kernel_does_not_sync_for_us_or_makes_us_wait_a_thread_does(
     assert len(contents_of(spool)) == 20
 
 
+@pytest.mark.interpreted("a method is replaced")
 def test_a_log_that_cannot_be_written_is_passed_over(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Redo.place
 

@@ -461,6 +461,7 @@ class CountedJob(Job):
         self.number = number
 
 
+@pytest.mark.interpreted("a job of another class")
 def test_the_place_of_what_waited_on_disk_is_found_with_few_looks() -> None:
     scheduler = make(destination_jobs=5000)
     for number in [*range(1000, 3000), *range(1000)]:
