@@ -9,14 +9,12 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
-import mailflow.flow
+from tests.support.form import COMPILED
 
 # An example that takes long on a busy machine says nothing about the code; a test as a whole has its time limit.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-COMPILED = str(mailflow.flow.__file__).endswith(".so")
-"""Whether the compiled form of mailflow is tested (`make test-compiled`)."""
 LONGEST_STORY = 20
 """Seconds that a test's story may take on its loop."""
 

@@ -17,6 +17,7 @@ from mailflow.cli.app import run
 from mailflow.cli.listing import format_bytes, message_fields, message_lines, printable
 from mailflow.envelope import HELD, Peer
 from mailflow.store.values import QueuedMessage, QueuedRecipient
+from tests.support.form import COMPILED
 from tests.support.server import environment
 
 CONFIG = """\
@@ -90,6 +91,11 @@ def test_version_and_no_configuration_is_needed(mailflow: Mailflow, monkeypatch:
     assert version.out.startswith("mailflow ")
     assert mailflow("--version").out == version.out
     assert mailflow("config", "get", "version").out == version.out.removeprefix("mailflow ")
+
+
+def test_version_tells_the_form(mailflow: Mailflow) -> None:
+    lines = mailflow("version", "-v").out.splitlines()
+    assert lines[1] == ("form compiled" if COMPILED else "form interpreted")
 
 
 def test_a_quick_start() -> None:

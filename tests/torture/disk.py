@@ -6,6 +6,7 @@ may be set at any time. The library is compiled once a run; without a C compiler
 
 from __future__ import annotations
 
+import atexit
 import functools
 import mmap
 import shutil
@@ -76,7 +77,9 @@ def library() -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler (cc): install Debian's package gcc")
-    target = Path(tempfile.mkdtemp(prefix="mailflow-disk-")) / "disk.so"
+    folder = Path(tempfile.mkdtemp(prefix="mailflow-disk-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = folder / "disk.so"
     subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", target, SOURCE, "-ldl"], check=True)
     return target
 

@@ -18,6 +18,14 @@ def version() -> str:
         return "0+source"
 
 
+def form() -> str:
+    """Which form of the program this is (docs/compiled.md): "compiled" or "interpreted"."""
+    from importlib.util import find_spec
+
+    found = find_spec("mailflow.settle")
+    return "interpreted" if found is None or str(found.origin).endswith(".py") else "compiled"
+
+
 def print_version() -> None:
     """Prints one line."""
     print(f"mailflow {version()}")
@@ -26,10 +34,10 @@ def print_version() -> None:
 @click.command("version")
 @common
 def command(state: State) -> None:
-    """Print the version."""
+    """Print the version; with -v what it stands on, too."""
     print_version()
     if state.verbosity > 0:
         import platform
         import sqlite3
 
-        print(f"python {platform.python_version()}\nsqlite {sqlite3.sqlite_version}")
+        print(f"form {form()}\npython {platform.python_version()}\nsqlite {sqlite3.sqlite_version}")
