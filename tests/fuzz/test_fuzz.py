@@ -9,6 +9,7 @@ from tests.fuzz.targets import TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.interpreted("lines are counted")
 def test_nothing_is_found_in_a_few_inputs(name: str) -> None:
     target, seeds = TARGETS[name]
     fuzzer = Fuzzer(target, seeds(), 1)

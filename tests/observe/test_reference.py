@@ -25,7 +25,7 @@ def escaped(char: str) -> str:
 def shown(key: str, value: object) -> str:
     text = str(value)
     if len(text) > VALUE_LIMIT:
-        text = text[:VALUE_LIMIT] + "…"
+        text = text[: VALUE_LIMIT // 2] + "…" + text[-VALUE_LIMIT // 2 :]
     quoted = "".join(map(escaped, text))
     return f'"{quoted}"' if key == "reason" or quoted != text or " " in text or "=" in text else text
 
@@ -112,4 +112,4 @@ def test_a_plain_value_is_cut_when_its_line_is_too_long(beside: int, missing: in
     lines = TextFormatter().format(
         [short] * beside + [(1_800_000_000.0, 20, "queued", {"helo": value})] + [short] * beside
     )
-    assert (f"helo={value}\n" if missing else f"helo={value[:VALUE_LIMIT]}…\n").encode() in lines
+    assert (f"helo={value}\n" if missing else f"helo={value[:512]}…{value[-512:]}\n").encode() in lines

@@ -90,8 +90,9 @@ class IdentifiedSession(Session):
 
     def _secured(self) -> None:
         if self._begun:
-            fresh = SmtpSession(self._host.loop)
-            fresh.peer, fresh.proxy_data = self.smtp.peer, self.smtp.proxy_data
+            fresh: Any = SmtpSession(self._host.loop)  # as above
+            before: Any = self.smtp
+            fresh.peer, fresh.proxy_data = before.peer, before.proxy_data
             self.smtp, self.letter = fresh, Envelope()
         self.smtp.ssl = _tls_facts(self.get_extra_info("ssl_object"))
         hook = self._host.hooks.get("STARTTLS")

@@ -143,6 +143,8 @@ class Asked:
             if found is None:
                 continue
             if not isinstance(found, Verdict):
+                if not isinstance(found, Awaitable):
+                    raise TypeError(f"a policy check gave {type(found).__name__}, which is no verdict")
                 return found
             if self._note(found):
                 return None

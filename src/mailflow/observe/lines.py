@@ -6,7 +6,7 @@ Text form: `2026-11-22T07:52:22.123+00:00 info delivered id=1js8he3dc00 to=bob@e
 A value is quoted when it holds a space, quote, "=" or backslash or a character that is not printable; inside quotes
 these are escaped (`\\"`, `\\\\`, `\\n`, `\\x1b`, `\\u202e`). So one event is always one line, and no client can
 write a line or a field of its own (log injection). `reason` is free text: always quoted, always last. JSON form: one
-object a line, keys `time`, `level`, `event`, then the fields. Values are cut at `VALUE_LIMIT` characters.
+object a line, keys `time`, `level`, `event`, then the fields. Of values longer than `VALUE_LIMIT` characters the middle is left out.
 
 Why the text form is built the way it is: at 40,000 lines/s the writer thread shares the GIL with the loop, and
 looking at each value costs 3 µs a line. So a whole slice is made by one %-operator, and its values are checked together:
@@ -82,11 +82,17 @@ def key_of(name: str) -> str:
     return name.removesuffix("_")
 
 
+def _shortened(text: str) -> str:
+    """VALUE_LIMIT characters of a longer text: its beginning, and its end, where a traceback says what happened."""
+    half = VALUE_LIMIT // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
 def quote(value: object) -> str:
     """One value in text form, quoted and escaped where that is needed."""
     text = value if isinstance(value, str) else str(value)
     if len(text) > VALUE_LIMIT:
-        text = text[:VALUE_LIMIT] + "…"
+        text = _shortened(text)
     if '"' in text or "\\" in text or not text.isprintable():
         return f'"{"".join(map(_escape, text))}"'
     return f'"{text}"' if " " in text or "=" in text else text
@@ -225,7 +231,7 @@ class JsonFormatter:
         record: dict[str, object] = {"time": self._stamp(at), "level": _WORDS.get(level, "info"), "event": name}
         for key, value in fields.items():
             if type(value) is str and len(value) > VALUE_LIMIT:
-                value = f"{value[:VALUE_LIMIT]}…"
+                value = _shortened(value)
             elif type(value) is not str and type(value) is not int and value is not None and type(value) is not float:
                 value = str(value)
             record[key_of(key)] = value

@@ -47,7 +47,7 @@ class Packed(NamedTuple):
     """A record, ready to be written."""
 
     record: Record
-    leaving: list[Message]
+    leaving: Sequence[Message | None]
     data: bytes
 
 
