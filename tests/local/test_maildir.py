@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailflow.delivery.maildir import write_maildir
+from tests.support.server import SOURCE
 from tests.support.tools import strace
 
 NAME = "1800000000.Q1js8he3dc00R0.mx.example"
@@ -134,4 +135,4 @@ def test_file_and_folder_are_synced_in_this_order(tmp_path: Path) -> None:
 
 
 def _env() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": "src"}
+    return {**os.environ, "PYTHONPATH": str(SOURCE)}

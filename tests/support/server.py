@@ -17,9 +17,11 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+import mailflow
 from tests.support.waiting import PATIENCE, wait_for
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+SOURCE = Path(mailflow.__file__).resolve().parents[1]
+"""Where the mailflow under test is: the source tree, or where its compiled form is installed."""
 ADDRESS = re.compile(r"((?:\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.]+\]):\d+)")
 DEFAULTS: dict[str, Any] = {
     "hostname": "mx.example.test",
@@ -43,7 +45,7 @@ def to_toml(values: dict[str, Any], prefix: str = "") -> str:
 
 
 def environment() -> dict[str, str]:
-    """The environment for a process of ours: this source tree, and no setting from outside."""
+    """The environment for a process of ours: the mailflow under test, and no setting from outside."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MAILFLOW_")}
     return kept | {"PYTHONPATH": str(SOURCE)}
 
