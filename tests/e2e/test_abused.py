@@ -72,7 +72,7 @@ def test_no_message_is_smuggled_in_or_on(outlet, sink: Sink, command: bytes, bar
     server.stop()
     assert len(arrived) == len(sink.messages) == taken + 1, "each is one message, here and at the next hop"
     assert all(m.recipients == ["x@remote.test"] for m in arrived)
-    assert arrived[-1].data.endswith(b"\r\n\r\nthe end\r\n")
+    assert sum(m.data.endswith(b"\r\n\r\nthe end\r\n") for m in arrived) == 1, "whichever connection brought it first"
 
 
 def test_nmap_finds_no_open_relay(serve: Callable[..., Server]) -> None:
