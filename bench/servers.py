@@ -191,18 +191,16 @@ smtp_host_lookup = native
 class PostfixTuned(Postfix):
     name = "postfix-tuned"
     extra = """\
-default_process_limit = 250
-in_flow_delay = 0s
+default_process_limit = 200
+in_flow_delay = 0
 initial_destination_concurrency = 50
 default_destination_concurrency_limit = 50
 smtp_connection_cache_on_demand = yes
-smtp_connection_cache_destinations = [127.0.0.1]
-smtp_connection_reuse_time_limit = 3600s
+smtp_connection_reuse_count_limit = 1000
 smtpd_peername_lookup = no
 smtpd_delay_reject = no
-max_use = 2000
+max_use = 1000
 qmgr_message_active_limit = 50000
-qmgr_message_recipient_limit = 50000
 """
 
 
