@@ -6,6 +6,7 @@ compiled ones do not fit. Nothing is left in the source tree: what lies there wo
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,8 @@ class Compiled(BuildHookInterface):
     def compile(self, folder: Path) -> list[Path]:
         """The libraries made of the sources in `folder`."""
         paths = [f"mailflow/{module}.py" for module in self.config["modules"]]
+        for path in paths:
+            (folder / path).write_text(for_mypyc((folder / path).read_text()))
         arguments = [f"--config-file={self.root}/pyproject.toml", *paths]
         (folder / "setup.py").write_text(SETUP.format(arguments=arguments))
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", "out"]
@@ -66,3 +69,96 @@ class Compiled(BuildHookInterface):
         if done.returncode:
             raise SystemExit(f"mypyc failed:\n{done.stdout}")
         return sorted((folder / "out").rglob("*.so"))
+
+
+def for_mypyc(source: str) -> str:
+    """The source in a form of which mypyc makes more, with no line in another place than before. Raises SystemExit where it cannot."""
+    lines, tree = source.split("\n"), ast.parse(source)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and (decorator := _dataclass(node)) is not None:
+            _write_constructor(lines, node, decorator)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.lineno == node.end_lineno:
+            _make_final(lines, node)
+    begin = "from __future__ import annotations"
+    if begin in lines:
+        lines[lines.index(begin)] += "; from typing import Final"
+    return "\n".join(lines)
+
+
+# Constants. To mypyc a name of a module is to be looked up in a dict each time, unless it is Final.
+
+
+def _make_final(lines: list[str], node: ast.Assign | ast.AnnAssign) -> None:
+    at = node.lineno - 1
+    if isinstance(node, ast.AnnAssign):
+        if isinstance(node.target, ast.Name) and _is_constant(node.target) and node.value is not None:
+            kind, value = ast.unparse(node.annotation), ast.unparse(node.value)
+            lines[at] = f"{node.target.id}: Final[{kind}] = {value}"
+        return
+    target, value = node.targets[0], node.value
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        pairs = list(zip(target.elts, value.elts, strict=True))
+    else:
+        pairs = [(target, value)]
+    if all(_is_constant(name) for name, _ in pairs):
+        lines[at] = "; ".join(f"{ast.unparse(name)}: {_final(value)} = {ast.unparse(value)}" for name, value in pairs)
+
+
+def _is_constant(target: ast.expr) -> bool:
+    """Whether that is the name of a constant: in capitals, and no type variable."""
+    return isinstance(target, ast.Name) and target.id.isupper() and len(target.id) > 1
+
+
+def _final(value: ast.expr) -> str:
+    """Members of an Enum are of its type: of a constant that can be this one member only, mypy concludes more than is true
+    (what was compared with it can be nothing else, also behind a call that changes it)."""
+    if isinstance(value, ast.Attribute) and value.attr.isupper() and ast.unparse(value.value).istitle():
+        return f"Final[{ast.unparse(value.value)}]"
+    return "Final"
+
+
+# Dataclasses. mypyc leaves them the constructor that the standard library makes when the program starts, which is interpreted,
+# sets each field by its name, and in a frozen one twice as slowly. That nobody changes a frozen one is what mypy has checked.
+
+
+def _dataclass(node: ast.ClassDef) -> ast.Call | None:
+    """Its decorator, where it is a dataclass with options and without a parent."""
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "dataclass" and not node.bases:
+            return decorator
+    return None
+
+
+def _write_constructor(lines: list[str], node: ast.ClassDef, decorator: ast.Call) -> None:
+    constructor, behind = _constructor(node), node.end_lineno or 0
+    if constructor is None:
+        return
+    if lines[behind]:
+        raise SystemExit(f"no empty line behind class {node.name} for its constructor")
+    lines[behind] = constructor
+    options = [ast.unparse(k) for k in decorator.keywords if k.arg not in ("frozen", "slots")]
+    frozen = any(k.arg == "frozen" for k in decorator.keywords)
+    lines[decorator.lineno - 1] = f"@dataclass({', '.join([*options, 'init=False', *['unsafe_hash=True'] * frozen])})"
+
+
+def _constructor(node: ast.ClassDef) -> str | None:
+    """In one line; None where the class has more to do when it is made."""
+    parameters, steps = ["self"], []
+    for field in node.body:
+        if isinstance(field, ast.FunctionDef) and field.name in ("__init__", "__post_init__"):
+            return None
+        if isinstance(field, ast.AnnAssign):
+            name, kind, value = ast.unparse(field.target), ast.unparse(field.annotation), field.value
+            if not isinstance(value, ast.Call):
+                parameters.append(f"{name}: {kind}" + (f" = {ast.unparse(value)}" if value is not None else ""))
+                steps.append(f"self.{name} = {name}")
+                continue
+            options = {k.arg: ast.unparse(k.value) for k in value.keywords}
+            if options.keys() == {"default_factory"}:
+                parameters.append(f"{name}: {kind} | None = None")
+                steps.append(f"self.{name} = ({options['default_factory']})() if {name} is None else {name}")
+            elif options.keys() == {"default", "init"}:
+                steps.append(f"self.{name} = {options['default']}")
+            else:
+                return None
+    return f"    def __init__({', '.join(parameters)}) -> None: {'; '.join(steps)}"

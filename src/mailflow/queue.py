@@ -25,16 +25,16 @@ from mailflow.envelope import Content, ContentFile, Message
 from mailflow.errors import QueueError, QueueFull
 from mailflow.ids import IdSource
 from mailflow.store import query, slices
-from mailflow.store.admin import AdminTask, Command, merged
+from mailflow.store.admin import Command
+from mailflow.store.administration import Administration
 from mailflow.store.aside import Aside
 from mailflow.store.batch import Admin, Done, Task
 from mailflow.store.check import Finding
-from mailflow.store.compact import CompactTask
 from mailflow.store.content import make_folder
-from mailflow.store.failure import StoreDamaged, failure
+from mailflow.store.failure import failure
 from mailflow.store.inspection import Inspection, ReindexTask
 from mailflow.store.lock import SpoolLock
-from mailflow.store.lookup import Lookups, pass_on, resolve
+from mailflow.store.lookup import Lookups, destinations, pass_on, resolve
 from mailflow.store.room import COPIES, ROW_BYTES
 from mailflow.store.settings import QueueSettings
 from mailflow.store.spill import ContentWriter
@@ -59,22 +59,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-DESTINATIONS_AT_ONCE = 5000
-"""Destinations in one answer of the reader's, at most, when all of them are asked for."""
-ADMIN_AT_ONCE = 4
-"""Administrator's commands under way; each has one step in a group commit."""
-ADMIN_SPARES = 5
-"""While mail comes and goes, a command leaves it the writer for at least so many times as long as its last step took. So it
-has a sixth of the writer's time at most, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
-ADMIN_RATE = 4000
-"""Messages a second. A command that is faster leaves the mail more,"""
-ADMIN_MOST_SPARES = 15
-"""up to so many times as long as its last step took."""
-MOST_QUARANTINED = 10_000
-"""Damaged messages that are remembered because they cannot be put on hold."""
-ADMIN_PAUSE_SECONDS = 1.0
-"""The longest such pause."""
 
 
 class Queue:
@@ -104,12 +88,9 @@ class Queue:
         self.skew = 0.0
         """Seconds by which due times are behind the wall clock, when that was set anew while we ran; the flow sets it."""
         self._closed = False
-        self._quarantined: set[int] = set()
-        """Damaged messages that are about to be put on hold, or that could not be."""
-        self._commands = asyncio.Semaphore(ADMIN_AT_ONCE)
-        self._mail_commits = 0
         self._sweeping = Sweeping(store, self._writer, loop)
         self._sweeping.begin()
+        self._administration = Administration(self._step, self._writer, self._sweeping, self._time)
 
     def __repr__(self) -> str:
         return f"<Queue {self.spool} {self._writer!r}>"
@@ -246,15 +227,10 @@ class Queue:
         resolve(found, entry[1] if entry else QueueError(f"message {message.queue_id} is not in the queue any more"))
         return found
 
-    async def destinations(self) -> AsyncGenerator[tuple[str, float | None, float | None], None]:
+    def destinations(self) -> AsyncGenerator[tuple[str, float | None, float | None], None]:
         """All destinations with the earliest due time of what was never tried, and of what was; None where there is no
         such recipient. Held ones are left out. Raises QueueError."""
-        after = ""
-        while part := await self._ask(partial(query.destinations, after=after, limit=DESTINATIONS_AT_ONCE)):
-            for found in part:
-                if found[1:] != (None, None):
-                    yield found
-            after = part[-1][0]
+        return destinations(self._ask)
 
     def counts(self) -> asyncio.Future[QueueCounts]:
         """How much is in the queue."""
@@ -283,24 +259,13 @@ class Queue:
 
     # Administration
 
-    async def change(self, command: Command, selection: Selection) -> AsyncGenerator[list[Changed], None]:
+    def change(self, command: Command, selection: Selection) -> AsyncGenerator[list[Changed], None]:
         """An administrator's command in steps, each durable when it is given out; the next begins when it is asked for.
 
         At most ADMIN_AT_ONCE commands run, later ones wait. While other work waits for the disk, a command takes no more
         than its share of the writer's time. Raises QueueError. Close it (`contextlib.aclosing`) to stop in between.
         """
-        async with self._commands:
-            task = AdminTask(command, selection, self._now() - self.skew)
-            try:
-                while not task.complete:
-                    if changed := await self._step(task):
-                        if command is Command.RELEASE:
-                            self._quarantined.difference_update(c.id for c in changed)
-                        yield changed
-                    if not task.complete:
-                        await self._give_way(task, len(changed))
-            finally:
-                self._sweeping.begin()
+        return self._administration.change(command, selection)
 
     def quarantine(self, id: int, each: Callable[[list[Changed]], None]) -> bool:
         """Puts a message on hold whose content or envelope is damaged; `each` gets what every step changed.
@@ -308,25 +273,7 @@ class Queue:
         Returns whether that had to be begun. Where it was and nothing could be held, for the rows cannot be found or not
         be written, the message is found again at each attempt, and need not be told of each time.
         """
-        if id in self._quarantined:
-            return False
-        if len(self._quarantined) < MOST_QUARANTINED:
-            self._quarantined.add(id)
-        task = AdminTask(Command.HOLD, Selection(ids=(id,)), self._now())
-
-        def held(step: asyncio.Future[list[Any]]) -> None:
-            if step.cancelled() or (error := step.exception()) is not None:
-                if not step.cancelled() and not isinstance(error, StoreDamaged):
-                    self._quarantined.discard(id)  # the disk is full, perhaps: the next attempt tries again
-                return
-            if changed := step.result():
-                each(changed)
-                self._quarantined.discard(id)  # it may be released, and is to be told of again then
-            if not task.complete:
-                self._step(task).add_done_callback(held)
-
-        self._step(task).add_done_callback(held)
-        return True
+        return self._administration.quarantine(id, each)
 
     async def inspect(self) -> list[Finding]:
         """What is wrong with the database as a whole (store/inspection.py). Raises QueueError."""
@@ -340,31 +287,25 @@ class Queue:
         """Makes the database's indexes anew. Raises QueueError: that did not help, and nothing has changed."""
         await self._step(ReindexTask())
 
-    async def compact(self) -> AsyncGenerator[int, None]:
+    def compact(self) -> AsyncGenerator[int, None]:
         """Gives unused space back to the disk, in steps as `change`; the bytes of each. Raises QueueError."""
-        async with self._commands:
-            task = CompactTask()
-            while not task.complete:
-                for given in await self._step(task):
-                    yield given
-                if not task.complete:
-                    await self._give_way(task)
+        return self._administration.compact()
 
     async def hold(self, selection: Selection) -> list[Changed]:
         """No attempts until `release`; one that runs now may still deliver, but does not lift the hold."""
-        return merged([part async for part in self.change(Command.HOLD, selection)])
+        return await self._administration.all_of(Command.HOLD, selection)
 
     async def release(self, selection: Selection) -> list[Changed]:
         """Held recipients become due now."""
-        return merged([part async for part in self.change(Command.RELEASE, selection)])
+        return await self._administration.all_of(Command.RELEASE, selection)
 
     async def flush(self, selection: Selection) -> list[Changed]:
         """Deferred recipients become due now; held ones stay held."""
-        return merged([part async for part in self.change(Command.FLUSH, selection)])
+        return await self._administration.all_of(Command.FLUSH, selection)
 
     async def delete(self, selection: Selection) -> list[Changed]:
         """The recipients leave the queue without a bounce."""
-        return merged([part async for part in self.change(Command.DELETE, selection)])
+        return await self._administration.all_of(Command.DELETE, selection)
 
     async def close(self) -> None:
         """Writes what is waiting, closes the database and gives the spool free. Later calls get QueueError.
@@ -389,16 +330,6 @@ class Queue:
         finally:
             self._lock.release()
 
-    async def _give_way(self, task: AdminTask | CompactTask, changed: int = 0) -> None:
-        """Leaves the writer to the mail, if there was any since the last step, which `changed` so many messages.
-
-        Whether some waits at this moment says little: those who were just answered are about to come again.
-        """
-        seen, self._mail_commits = self._mail_commits, self._writer.mail_commits
-        if self._writer.waiting or seen != self._mail_commits:
-            longer = min(changed / ADMIN_RATE, task.seconds * ADMIN_MOST_SPARES)
-            await asyncio.sleep(min(ADMIN_PAUSE_SECONDS, max(task.seconds * ADMIN_SPARES, longer)))
-
     def _step(self, task: Task) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._closed:
@@ -406,6 +337,9 @@ class Queue:
         else:
             self._writer.administer(Admin(task, partial(resolve, future)))
         return future
+
+    def _time(self) -> float:
+        return self._now() - self.skew
 
     def _last_id(self) -> int:
         return self._ids.last

@@ -68,13 +68,16 @@ class Receipts:
 
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
+        self._asked = False
+        """Whether anybody ever did: most servers have no program around them."""
 
     def open(self, queue_id: str, recipients: list[str]) -> Receipt:
         """A receipt for a message that is about to be queued; `recipients`: the addresses as they were given."""
+        self._asked = True
         receipt = self._open[queue_id] = Receipt(queue_id, recipients)
         return receipt
 
     def reported(self, message: Message, reports: list[DeliveryReport]) -> None:
         """Outcomes that are on disk; called by the flow."""
-        if self._open and (receipt := self._open.get(message.queue_id)) is not None:
+        if self._asked and (receipt := self._open.get(message.queue_id)) is not None:
             receipt.add(reports)

@@ -39,7 +39,7 @@ from mailflow.net.settings import DnsSettings
 from mailflow.net.tls_settings import TlsSettings
 from mailflow.observe.settings import LogSettings
 from mailflow.paths import CONTROL_SOCKET, DEFAULT_SPOOL, SOCKET_PATH_LIMIT, below, cannot_make
-from mailflow.rewrite import LocalSettings, RelaySettings, RouteSettings
+from mailflow.route_settings import LocalSettings, RelaySettings, RouteSettings
 from mailflow.scheduler.settings import SchedulerSettings
 from mailflow.setting import Bind, Duration, Endpoint, UnixPath, setting
 from mailflow.store.settings import QueueSettings

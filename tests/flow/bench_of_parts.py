@@ -19,7 +19,8 @@ from mailflow.observe.log import EventLog
 from mailflow.observe.settings import LogSettings
 from mailflow.queue import Queue, QueueSettings
 from mailflow.receipt import Receipts
-from mailflow.rewrite import LocalSettings, RelaySettings, Resolver
+from mailflow.rewrite import Resolver
+from mailflow.route_settings import LocalSettings, RelaySettings
 from mailflow.scheduler import Scheduler, SchedulerSettings
 from mailflow.settle import RetryPolicy
 from mailflow.smtp.reply import Reply

@@ -14,7 +14,8 @@ from mailflow.ingress.auth.authenticator import Authenticator
 from mailflow.ingress.listener import Listener
 from mailflow.ingress.ports import Sites
 from mailflow.ingress.settings import LimitsSettings, ListenerSettings, ProtocolSettings
-from mailflow.rewrite import LocalSettings, RelaySettings, Resolver, RouteSettings
+from mailflow.rewrite import Resolver
+from mailflow.route_settings import LocalSettings, RelaySettings, RouteSettings
 from mailflow.smtp.reply import Reply, reply
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ import pytest
 
 from mailflow.net.turn import Turn
 
+pytestmark = pytest.mark.interpreted("connections of other classes")
+
 
 class Writer:
     def __init__(self, name: str, said: list[str], *, broken: bool = False) -> None:

@@ -14,7 +14,8 @@ from mailflow.ingress.policy.relay import RelayControl
 from mailflow.ingress.policy.settings import PolicySettings
 from mailflow.ingress.policy.trial import Client, Outcome, Trial
 from mailflow.net.dns import DnsTemporary, MailHost, NoSuchDomain
-from mailflow.rewrite import LocalSettings, RelaySettings, Resolver, RouteSettings
+from mailflow.rewrite import Resolver
+from mailflow.route_settings import LocalSettings, RelaySettings, RouteSettings
 from mailflow.tables.opening import Tables
 from mailflow.tables.settings import TableSettings
 

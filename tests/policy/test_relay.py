@@ -13,7 +13,8 @@ from mailflow.ingress.policy.compiling import Policy, parts_of
 from mailflow.ingress.policy.relay import RelayControl
 from mailflow.ingress.policy.settings import PolicySettings, RuleSettings
 from mailflow.ingress.verdict import Action, Verdict
-from mailflow.rewrite import LocalSettings, RelaySettings, Resolver, RouteSettings
+from mailflow.rewrite import Resolver
+from mailflow.route_settings import LocalSettings, RelaySettings, RouteSettings
 from mailflow.settings import Settings
 from mailflow.smtp.reply import reply
 from mailflow.tables.kinds import make

@@ -313,7 +313,7 @@ def test_two_settlements_of_one_message_in_one_batch(tmp_path: Path) -> None:
 
 
 def test_destinations_come_in_parts_and_none_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailflow.queue.DESTINATIONS_AT_ONCE", 2)
+    monkeypatch.setattr("mailflow.store.lookup.DESTINATIONS_AT_ONCE", 2)
 
     async def body(queue: Queue) -> None:
         for n in range(5):

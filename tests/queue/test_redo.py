@@ -16,13 +16,14 @@ import pytest
 from mailflow.envelope import Message
 from mailflow.errors import QueueDamaged, QueueError
 from mailflow.queue import Queue, QueueSettings, Settlement
-from mailflow.store import redo
+from mailflow.store import redo, redo_file
 from mailflow.store.aio import Syncs
 from mailflow.store.aside import read as read_aside
 from mailflow.store.check import check
 from mailflow.store.fresh import Fresh
 from mailflow.store.reader import list_messages
-from mailflow.store.redo import BLOCK_BYTES, FILES, Record, Redo
+from mailflow.store.redo import BLOCK_BYTES, FILES, Record
+from mailflow.store.redo_file import Redo
 from mailflow.store.repair import repair
 from mailflow.store.schema import database
 from tests.queue.helpers import Clock, everything, make, put, settle, with_queue
@@ -110,6 +111,7 @@ def test_what_stays_is_put_into_the_tables_soon_and_by_whoever_asks(spool: Path)
     assert contents_of(spool) == [b"1", b"2", b"3"]
 
 
+@pytest.mark.interpreted("a constant is replaced")
 def test_who_reads_beside_a_server_leaves_its_log_alone(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it takes to put the log into the tables is slow to load, and while mail comes there is always something in it."""
     monkeypatch.setattr("mailflow.store.writer.FOLD_SECONDS", 3600.0)
@@ -321,7 +323,7 @@ def test_a_log_that_cannot_be_synced_is_passed_over(spool: Path, monkeypatch: py
             )
         else:
             queue._writer._syncs = None
-            monkeypatch.setattr("mailflow.store.redo.os.fdatasync", _failing)
+            monkeypatch.setattr("mailflow.store.redo_file.os.fdatasync", _failing)
         await put_all(queue, b"2")
         monkeypatch.undo()
         assert rows(spool) == 3
@@ -334,6 +336,7 @@ def _failing(fd: int) -> None:
     raise OSError(errno.EIO, "the disk")
 
 
+@pytest.mark.interpreted("a constant is replaced")
 def test_where_the_kernel_does_not_sync_for_us_or_makes_us_wait_a_thread_does(
     spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +390,7 @@ def test_the_files_stay_small_and_nothing_is_lost_where_they_are_used_again(spoo
     assert [content[:4].strip(b"\0") for content in found] == [b"%d" % n for n in range(100)]
 
 
+@pytest.mark.interpreted("a constant is replaced")
 def test_no_more_than_some_messages_wait_there(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailflow.store.fresh.MOST", 10)
 
@@ -401,6 +405,7 @@ def test_no_more_than_some_messages_wait_there(spool: Path, monkeypatch: pytest.
     assert len(contents_of(spool)) == 50
 
 
+@pytest.mark.interpreted("a constant is replaced")
 def test_the_room_on_the_disk_is_looked_up_beside_the_log(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mailflow.store.writer.LOOK_SECONDS", 0.0)
 
@@ -465,7 +470,7 @@ def test_records_of_a_generation_that_is_over_do_not_count(spool: Path) -> None:
 def test_generations_share_a_file_until_it_has_too_little_room(spool: Path) -> None:
     spool.mkdir()
     in_a_file = 8
-    with closing(Redo(spool, (in_a_file - 1) * redo.LEFT_AFTER * BLOCK_BYTES)) as log:
+    with closing(Redo(spool, (in_a_file - 1) * redo_file.LEFT_AFTER * BLOCK_BYTES)) as log:
         for generation in range(5 * in_a_file):
             _write(log, generation, generation)
             kept = generation // in_a_file * in_a_file - in_a_file  # of the other file, all
@@ -513,8 +518,9 @@ def _begun_again(spool: Path, generation: int) -> Redo:
 
 
 @pytest.mark.parametrize("left_after", [4, 2**40], ids=["one file", "two files"])
+@pytest.mark.interpreted("a constant is replaced")
 def test_a_start_writes_nothing_over_that_counts(spool: Path, monkeypatch: pytest.MonkeyPatch, left_after: int) -> None:
-    monkeypatch.setattr(redo, "LEFT_AFTER", left_after)
+    monkeypatch.setattr(redo_file, "LEFT_AFTER", left_after)
     spool.mkdir()
     with closing(Redo(spool, 2**20)) as log:
         _write(log, 7, 70, 71)
@@ -563,10 +569,11 @@ def test_a_database_that_has_lost_its_last_commits_is_told_and_the_log_has_them(
     assert with_queue(found, again) == [b"0", b"1", b"2", b"3", b"4"]
 
 
+@pytest.mark.interpreted("a constant is replaced")
 def test_mail_that_looks_like_a_record_is_none(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger's mail lies in the file still when its record has been written over, and begins wherever he likes."""
     monkeypatch.setattr("mailflow.store.writer.FOLD_SECONDS", 3600.0)
-    monkeypatch.setattr(redo, "LEFT_AFTER", 2**40)  # each generation has a file for itself
+    monkeypatch.setattr(redo_file, "LEFT_AFTER", 2**40)  # each generation has a file for itself
 
     async def body(queue: Queue) -> Path:
         (kept,) = await put_all(queue, b"kept")

@@ -135,7 +135,7 @@ def test_a_start_finds_what_was_acknowledged_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, refusing: bool
 ) -> None:
     monkeypatch.setattr("os.fdatasync", lambda _: None)
-    monkeypatch.setattr("mailflow.store.redo.GROW_BYTES", 16 * BLOCK_BYTES)
+    monkeypatch.setattr("mailflow.store.redo_file.GROW_BYTES", 16 * BLOCK_BYTES)
     for seed in range(SEEDS):
         spool = tmp_path / str(seed)
         spool.mkdir()

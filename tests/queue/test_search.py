@@ -258,8 +258,8 @@ async def _filled(queue: Queue, body: Callable[[Queue], Awaitable[None]]) -> Non
 def test_a_command_that_is_through_does_not_wait_for_the_mail_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailflow.queue.ADMIN_SPARES", 10**9)  # beyond the time that a test may take
-    monkeypatch.setattr("mailflow.queue.ADMIN_PAUSE_SECONDS", 10**9)
+    monkeypatch.setattr("mailflow.store.administration.ADMIN_SPARES", 10**9)  # beyond the time that a test may take
+    monkeypatch.setattr("mailflow.store.administration.ADMIN_PAUSE_SECONDS", 10**9)
 
     async def body(queue: Queue) -> None:
         for n in range(3):
@@ -287,8 +287,8 @@ def test_a_command_that_is_quick_leaves_the_mail_more(
         task.seconds = seconds
         await _put_one(queue, 0)
         with monkeypatch.context() as patched:
-            patched.setattr("mailflow.queue.asyncio.sleep", sleep)
-            await queue._give_way(task, changed)
+            patched.setattr("mailflow.store.administration.asyncio.sleep", sleep)
+            await queue._administration._give_way(task, changed)
         assert pauses == [pytest.approx(pause)]
 
     with_queue(tmp_path, body)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mailflow.envelope import Route
-from mailflow.rewrite import LocalSettings, Refusal, RelaySettings, Resolver, RouteSettings
+from mailflow.rewrite import Refusal, Resolver
+from mailflow.route_settings import LocalSettings, RelaySettings, RouteSettings
 
 
 def resolver(*routes: dict[str, str], relay: str | None = None, **local: object) -> Resolver:

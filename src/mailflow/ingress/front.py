@@ -17,6 +17,7 @@ from mailflow.ingress.hall import Hall
 from mailflow.ingress.session import Session
 from mailflow.net.proxy import ProxyError, parse_proxy
 from mailflow.net.tls_layer import TlsLayer
+from mailflow.net.turn import Party
 from mailflow.smtp import replies
 from mailflow.smtp.reply import Reply
 from mailflow.smtp.server import ServerCore
@@ -42,7 +43,7 @@ class Front:
         """A TLS handshake is counted for it."""
 
 
-class Fronted:
+class Fronted(Party):
     """The first half of `Connection`, the asyncio protocol; also `tls_layer.Secured`."""
 
     __slots__ = (

@@ -14,23 +14,20 @@ waits with its connection, in order, and may be taken earlier by the connection'
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 
-class Writes(Protocol):
-    """A connection with output that waits."""
+class Party:
+    """A connection that takes part. A class and no protocol: compiled code (docs/compiled.md) finds the methods of a class at once."""
 
-    def flush(self) -> None:
-        """Writes what waits, nothing when it has left already or the connection is closing."""
-        ...
-
-
-class Reads(Writes, Protocol):
-    """A connection with input that waits."""
+    __slots__ = ()
 
     def take(self) -> bool:
         """Deals with what came, if that has not happened already; whether there is something to write for it now."""
-        ...
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Writes what waits, nothing when it has left already or the connection is closing."""
+        raise NotImplementedError
 
 
 class Turn:
@@ -39,21 +36,21 @@ class Turn:
     __slots__ = ("_loop", "_reading", "_scheduled", "_writing")
 
     def __init__(self) -> None:
-        self._reading: list[Reads] = []
-        self._writing: list[Writes] = []
+        self._reading: list[Party] = []
+        self._writing: list[Party] = []
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"<Turn reading={len(self._reading)} writing={len(self._writing)}>"
 
-    def read(self, reader: Reads) -> None:
+    def read(self, reader: Party) -> None:
         """Has `reader.take` called when the loop comes round, before anything is written."""
         self._reading.append(reader)
         if not self._scheduled:
             self._schedule()
 
-    def add(self, writer: Writes) -> None:
+    def add(self, writer: Party) -> None:
         """Has `writer.flush` called when the loop comes round, after everything was taken."""
         self._writing.append(writer)
         if not self._scheduled:

@@ -32,7 +32,8 @@ BEFORE_TLS = frozenset(("EHLO", "HELO", "LHLO", "LHLO", "STARTTLS", "NOOP", "BDA
 swallow.)"""
 
 # A global is found faster than an enum's member, and every command asks.
-_START, _READY, _MAIL, _RCPT, _DATA, _CHUNKS = State
+_START, _READY, _MAIL = State.START, State.READY, State.MAIL
+_RCPT, _DATA, _CHUNKS = State.RCPT, State.DATA, State.CHUNKS
 
 _GROUP_ENDS = frozenset(
     (b"EHLO", b"HELO", b"LHLO", b"DATA", b"NOOP", b"QUIT", b"VRFY", b"EXPN", b"TURN", b"STAR", b"AUTH")

@@ -21,7 +21,8 @@ from mailflow.smtp.replies import wire
 from mailflow.smtp.reply import Reply
 
 # A global is found faster than an enum's member, and every message asks.
-_START, _READY, _MAIL, _RCPT, _DATA, _CHUNKS = State
+_START, _READY, _MAIL = State.START, State.READY, State.MAIL
+_RCPT, _DATA, _CHUNKS = State.RCPT, State.DATA, State.CHUNKS
 _START_DATA, _START_DATA_BYTES = replies.START_DATA, replies.START_DATA.encode()
 _OUT_OF_ORDER = {
     _START: replies.HELO_FIRST,

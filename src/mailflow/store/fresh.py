@@ -21,7 +21,8 @@ from mailflow.envelope import Message
 from mailflow.errors import QueueError
 from mailflow.store import damaged
 from mailflow.store.content import sync_folder
-from mailflow.store.redo import FILES, Entry, Record, Redo, blocks, contents, path, read
+from mailflow.store.redo import FILES, Entry, Record, blocks, contents, path, read
+from mailflow.store.redo_file import Redo
 from mailflow.store.rows import EnteringRows
 from mailflow.store.values import Settlement
 
@@ -137,7 +138,7 @@ class Fresh:
         record = Record([(values(m), m.content) for m in entering], [(s.message.id, s.done[0].number) for s in work])  # type: ignore[misc]
         try:
             return Packed(record, [s.message for s in work], self._redo.pack(record))
-        except UnicodeError:  # SQLite says which one
+        except ValueError:  # SQLite says which one
             return None
 
     def _rests(self) -> bool:

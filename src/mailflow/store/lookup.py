@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -18,13 +19,15 @@ from typing import Any, TypeAlias, TypeVar
 
 from mailflow.envelope import Content
 from mailflow.errors import QueueError
-from mailflow.store import contents
+from mailflow.store import contents, query
 from mailflow.store.failure import failure
 from mailflow.store.schema import connect_read_only, database
 
 T = TypeVar("T")
 Question: TypeAlias = Callable[[sqlite3.Connection], Any]
 
+DESTINATIONS_AT_ONCE = 5000
+"""Destinations in one answer, at most, when all of them are asked for."""
 CONTENTS_AT_ONCE = 64
 """Contents fetched with one query, to bound memory: the rest waits for the next."""
 
@@ -136,3 +139,15 @@ def pass_on(answer: asyncio.Future[T], of: Callable[[T], T], found: asyncio.Futu
         answer.cancel()
     else:
         resolve(answer, found.exception() or of(found.result()))
+
+
+async def destinations(
+    ask: Callable[[Question], asyncio.Future[Any]],
+) -> AsyncGenerator[tuple[str, float | None, float | None], None]:
+    """See `Queue.destinations`; `ask` puts a question."""
+    after = ""
+    while part := await ask(partial(query.destinations, after=after, limit=DESTINATIONS_AT_ONCE)):
+        for found in part:
+            if found[1:] != (None, None):
+                yield found
+        after = part[-1][0]

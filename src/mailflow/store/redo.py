@@ -13,7 +13,7 @@ has its own, bound to its message's id. The last record may be torn by a crash: 
 with others behind it was, and is told; of one whose contents alone are damaged the rows are as they were, so that the message is
 found damaged where its content is read.
 
-What this module does not do: decide what goes into the log (`fresh.py`), or put it into the tables.
+This module has the format, and reads; `redo_file.py` writes. What goes into the log is decided in `fresh.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from mailflow.store import checksums
-from mailflow.store.content import sync_folder
 
 Entry: TypeAlias = tuple[tuple[Any, ...], bytes]
 """A message with one recipient: `rows.EnteringRows.values`, and its content."""
@@ -39,19 +38,15 @@ Gone: TypeAlias = tuple[int, int]
 """Message id and number of its last recipient."""
 
 FILES = 2
-LEFT_AFTER = 4
-"""A generation that begins behind this part of its file (a quarter) begins in the other file instead, so that it has room."""
 BLOCK_BYTES = 4096
 """So that no write touches a sector in which something acknowledged stands."""
-GROW_BYTES = 2**20
-"""The file grows by so much, in zeros: a sync in the steady state has no new length and no new block to note."""
 MOST_UNREADABLE = 64
 """Blocks: where there are more it is the disk that is broken, and each of them may take it seconds."""
 _HEAD = struct.Struct("<8sqQIIII")
 _CRC = struct.Struct("<I")
-_HEAD_BYTES = _HEAD.size + _CRC.size
 _MAGIC = b"mflwredo"
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+HEAD_BYTES = _HEAD.size + _CRC.size
+"""Before the rows of a record."""
 
 
 class Record(NamedTuple):
@@ -65,105 +60,10 @@ class Record(NamedTuple):
     """From the generation before: all of it was there too."""
 
 
-class Redo:
-    """The file in use, open for writing."""
-
-    def __init__(self, spool: Path, limit: int) -> None:
-        """`limit`: bytes that a file is to have."""
-        self.used = 0
-        """Bytes of it that records take, and those of generations that are over."""
-        self.token = 0
-        """What each head has, and nobody else knows."""
-        self._spool = spool
-        self._limit = limit
-        self._generation = 0
-        self._number = 0
-        self._file = 0
-        self._begin = 0
-        """Where the generation begins in its file."""
-        self._failed = False
-        """A record may be on the disk whose write failed."""
-        self._fds: dict[int, int] = {}
-        self._sizes: dict[int, int] = {}
-
-    def resume(self, generation: int, file: int, at: int) -> None:
-        """This generation's records begin there: nothing that counts is written over."""
-        self._generation, self._number = generation, 0
-        self._file, self._begin, self.used = file, at, at
-
-    def begin(self, generation: int) -> None:
-        """Records are of this generation from now on; they come behind those of the one before, or at the beginning of the other file.
-
-        Once more the same one: from its beginning.
-        """
-        if generation != self._generation:
-            self._begin = self.used
-            if self._failed or self.used > self._limit // LEFT_AFTER:
-                self._file, self._begin, self._failed = (self._file + 1) % FILES, 0, False
-        self._generation, self._number, self.used = generation, 0, self._begin
-
-    def pack(self, record: Record) -> bytes:
-        """What `write` writes for the next record. Raises UnicodeError for a text that has no encoding."""
-        entries, gone, carried = record
-        text = _encode(([(*values, len(content)) for values, content in entries], gone, carried)).encode()
-        size = sum([len(content) for _, content in entries])
-        head = _HEAD.pack(_MAGIC, self.token, self._generation, self._number, len(text), size, zlib.crc32(text))
-        return b"".join((head, _CRC.pack(zlib.crc32(head)), text, *[content for _, content in entries]))
-
-    def write(self, packed: bytes) -> None:
-        """Writes the next record; it is durable when this returns.
-
-        Raises OSError, and then the record may be on the disk nevertheless: nothing must be written behind it.
-        """
-        fd = self._open()
-        while self._sizes[fd] < self.used + len(packed):
-            self._sizes[fd] += os.pwrite(fd, bytes(GROW_BYTES), self._sizes[fd])
-        self.place(packed)
-        os.fdatasync(fd)
-        self.placed(packed)
-
-    def fits(self, packed: bytes) -> bool:
-        """Whether `place` is all that there is to do: the file is open and long enough."""
-        fd = self._fds.get(self._file)
-        return fd is not None and self.used + len(packed) <= self._sizes[fd]
-
-    def place(self, packed: bytes) -> int:
-        """Writes the next record where a sync of the descriptor that is returned makes it durable. Raises OSError."""
-        fd = self._fds[self._file]
-        if os.pwrite(fd, packed, self.used) != len(packed):
-            raise OSError(f"{path(self._spool, self._file)}: a write was cut short")
-        return fd
-
-    def placed(self, packed: bytes) -> None:
-        """It is durable: the next record comes behind it."""
-        self._number += 1
-        self.used += blocks(len(packed))
-
-    def void(self) -> None:
-        """Takes back what `place` wrote, as far as that goes: whoever sent it is told that it failed."""
-        self._failed = True
-        with suppress(OSError, KeyError):
-            os.pwrite(self._fds[self._file], bytes(_HEAD_BYTES), self.used)
-
-    def close(self) -> None:
-        """Closes the files. What is in them stays."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
-
-    def _open(self) -> int:
-        fd = self._fds.get(self._file)
-        if fd is None:
-            name = path(self._spool, self._file)
-            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._sizes[fd] = os.fstat(fd).st_size
-            try:
-                sync_folder(self._spool)
-            except OSError:
-                os.close(fd)
-                raise
-            self._fds[self._file] = fd
-        return fd
+def make_head(token: int, generation: int, number: int, rows: bytes, size: int) -> bytes:
+    """The head of a record, with these rows and `size` bytes of contents behind it."""
+    packed = _HEAD.pack(_MAGIC, token, generation, number, len(rows), size, zlib.crc32(rows))
+    return packed + _CRC.pack(zlib.crc32(packed))
 
 
 def blocks(size: int) -> int:
@@ -187,12 +87,12 @@ class _Head(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes that the record takes."""
-        return blocks(_HEAD_BYTES + self.text + self.contents)
+        return blocks(HEAD_BYTES + self.text + self.contents)
 
 
 def _head(data: bytes, at: int) -> _Head | None:
     """The head of a record that begins there."""
-    if data[at : at + len(_MAGIC)] != _MAGIC or at + _HEAD_BYTES > len(data):
+    if data[at : at + len(_MAGIC)] != _MAGIC or at + HEAD_BYTES > len(data):
         return None
     crc = _CRC.unpack_from(data, at + _HEAD.size)[0]
     if crc != zlib.crc32(data[at : at + _HEAD.size]):
@@ -202,7 +102,7 @@ def _head(data: bytes, at: int) -> _Head | None:
 
 def _record(data: bytes, at: int, head: _Head) -> tuple[Record | None, bool]:
     """The record, if its rows are as they were written, and whether its contents are."""
-    at += _HEAD_BYTES
+    at += HEAD_BYTES
     text = data[at : at + head.text]
     if zlib.crc32(text) != head.crc:
         return None, False
@@ -361,6 +261,6 @@ def token_of(spool: Path) -> int | None:
 def _first(spool: Path, file: int) -> _Head | None:
     try:
         with path(spool, file).open("rb") as stream:
-            return _head(stream.read(_HEAD_BYTES), 0)
+            return _head(stream.read(HEAD_BYTES), 0)
     except OSError:
         return None

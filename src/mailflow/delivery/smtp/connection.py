@@ -21,7 +21,7 @@ from mailflow.delivery.smtp.hosts import Host
 from mailflow.delivery.smtp.job import Job
 from mailflow.delivery.smtp.timers import Sweep
 from mailflow.envelope import ContentFile
-from mailflow.net.turn import Turn
+from mailflow.net.turn import Party, Turn
 from mailflow.report import HostAttempt
 from mailflow.smtp.client import Client
 from mailflow.smtp.transaction import NO_PARAMETERS, End, State, Step, Transaction
@@ -56,7 +56,7 @@ class Owner(Protocol):
         ...
 
 
-class Connection:
+class Connection(Party):
     """A connection to one address of a mail host: an asyncio protocol, though no subclass of asyncio's (docs/compiled.md)."""
 
     def __init__(
