@@ -28,6 +28,7 @@ CLIENTS_REMEMBERED = 1024
 TOO_MANY_HOPS = reply(554, "5.4.6", "Too many hops: this message is in a loop")
 HEADER_TOO_LARGE = reply(552, "5.3.4", "Message header is too large")
 
+_new = tuple.__new__  # makes a named tuple without its constructor, which takes twice as long
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
@@ -93,7 +94,7 @@ class Cleaner:
             head, prefix = _mend_start(head, prefix)
         if "\r\nreturn-path" in fields:
             head = _without(_RETURN_PATH, head)
-        return Cleaned(prefix.encode(errors="replace"), head)
+        return _new(Cleaned, (prefix.encode(errors="replace"), head))
 
     def received(self, peer: Peer, queue_id: str, recipient: str, now: float) -> str:
         """The Received: field (RFC 5321 §4.4), with line end; wishes 16 and 20."""

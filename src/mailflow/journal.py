@@ -6,8 +6,6 @@ the hot path; formatting happens in the log's own thread.
 
 from __future__ import annotations
 
-from typing import Any
-
 from mailflow.envelope import Message
 from mailflow.observe.log import EventLog, Level
 from mailflow.report import Action, DeliveryReport, HostAttempt
@@ -34,10 +32,6 @@ def _to(seconds: float, parts: int) -> float:
     return (seconds * parts + 0.5) // 1 / parts
 
 
-_NOBODY: dict[str, Any] = {}
-"""Nobody has logged in."""
-
-
 class Journal:
     """Writes the flow's events to the log."""
 
@@ -49,17 +43,17 @@ class Journal:
     def received(self, message: Message) -> None:
         """The content is complete; it is not yet safe."""
         peer = message.peer
-        posted: dict[str, Any] = {"login": peer.login} if peer.login and peer.address else _NOBODY
-        self._log.event(
-            "received",
-            id=message.queue_id,
-            from_=message.sender,
-            size=message.size,
-            client=str(peer),
-            helo=peer.helo,
-            proto=peer.protocol,
-            **posted,
-        )
+        fields: dict[str, object] = {
+            "id": message.queue_id,
+            "from_": message.sender,
+            "size": message.size,
+            "client": str(peer),
+            "helo": peer.helo,
+            "proto": peer.protocol,
+        }
+        if peer.login and peer.address:
+            fields["login"] = peer.login
+        self._log.record("received", 20, fields)
 
     def queued(self, message: Message, seconds: float) -> None:
         """The message is safe on disk; `seconds` since its content was complete."""
@@ -112,29 +106,27 @@ class Journal:
 
     def outcome(self, report: DeliveryReport) -> None:
         """What became of one recipient."""
-        action, more = report.action, {}
-        if report.original != report.recipient:
-            more["orig_to"] = report.original
+        action = report.action
         if action is _RELAYED:
             name, status, level = "delivered", "relayed", 20
         elif action is _DELIVERED:
             name, status, level = "delivered", "delivered", 20
         else:
-            name, status, level = "bounced" if action is Action.FAILED else "deferred", action.value, Level.WARNING
-        self._log.event(
-            name,
-            level,
-            id=report.queue_id,
-            from_=report.sender,
-            to=report.recipient,
-            relay=report.relay,
-            delay=_to(report.at - report.arrived, 1000),
-            delays=Delays(report.delays),
-            dsn=report.status,
-            status=status,
-            reason=report.reply or report.reason,
-            **more,
-        )
+            name, status, level = "bounced" if action is Action.FAILED else "deferred", action.value, 30
+        fields: dict[str, object] = {
+            "id": report.queue_id,
+            "from_": report.sender,
+            "to": report.recipient,
+            "relay": report.relay,
+            "delay": _to(report.at - report.arrived, 1000),
+            "delays": Delays(report.delays),
+            "dsn": report.status,
+            "status": status,
+            "reason": report.reply or report.reason,
+        }
+        if report.original != report.recipient:
+            fields["orig_to"] = report.original
+        self._log.record(name, level, fields)
 
     def removed(self, message: Message, why: str = "done") -> None:
         """The last recipient has left the queue."""

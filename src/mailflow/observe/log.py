@@ -62,13 +62,17 @@ class EventLog:
 
     def event(self, event_: str, /, level: int = 20, **fields: object) -> None:
         """Logs one event. `level` is a `Level` (INFO when left out); fields are text and numbers."""
+        self.record(event_, level, fields)
+
+    def record(self, event: str, level: int, fields: dict[str, object]) -> None:
+        """The same with the fields as they are, for those who have put them together: they belong to the log from now on."""
         if level < self._level:
             return
         buffer = self._buffer
         if len(buffer) >= self._bound:
             self._overflowed += 1
             return
-        buffer.append((time.time(), level, event_, fields))
+        buffer.append((time.time(), level, event, fields))
         if self._idle:
             self._idle = False
             self._wake.set()

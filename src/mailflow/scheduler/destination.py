@@ -19,7 +19,8 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any
 
-from mailflow.scheduler.transport import Ring, Speed, Transport
+from mailflow.scheduler.ring import Ring
+from mailflow.scheduler.transport import Speed, Transport
 from mailflow.scheduler.window import Window
 
 

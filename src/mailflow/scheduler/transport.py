@@ -4,20 +4,14 @@ Callers: the scheduler. A destination from which a job may start stands in exact
 deliveries under way, else that of its speed. The rings differ in how many slots may be taken when one of theirs
 starts a job: the last slots are for those that have nothing under way, and the very last for those known to be
 quick. So a thousand slow destinations cannot keep a quiet good one waiting.
-
-A ring is an OrderedDict used as a set with an order: first, append and remove are O(1).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
+from mailflow.scheduler.ring import Ring
 from mailflow.scheduler.settings import SchedulerSettings, TransportSettings
-
-if TYPE_CHECKING:
-    from mailflow.scheduler.destination import Destination
 
 BUSY = 0
 """Index of the ring for destinations that have deliveries under way."""
@@ -35,20 +29,6 @@ def slot_limits(slots: int, reserve: float) -> tuple[int, int, int, int]:
     """How many slots may be taken in all, by ring index. At least one slot is open to everyone."""
     kept = min(int(slots * reserve), slots - 1)
     return slots - kept, slots - kept * 2 // 3, slots - kept // 3, slots
-
-
-class Ring(OrderedDict["Destination", None]):
-    """Destinations in the order of their turns, and up to how many slots taken they may start a job."""
-
-    __slots__ = ("all_limit", "own_limit", "transport")
-
-    def __init__(self, transport: Transport, own_limit: int, all_limit: int) -> None:
-        super().__init__()
-        self.transport = transport
-        self.own_limit = own_limit
-        """Of the transport's slots."""
-        self.all_limit = all_limit
-        """Of the process's."""
 
 
 class Transport:

@@ -200,11 +200,11 @@ class ServerCore(SecurityVerbs):
         # What nearly every client sends, in its place, is read in one step; the rest takes the long way.
         state = self.state
         if state is _READY:
-            if usual := usual_path(USUAL_MAIL, line):
-                self._sender(usual[0], usual[1])
-                return
             if line == b"QUIT":
                 self._quit("")
+                return
+            if usual := usual_path(USUAL_MAIL, line):
+                self._sender(usual[0], usual[1])
                 return
         elif state is _RCPT or state is _MAIL:
             if line == b"DATA":
