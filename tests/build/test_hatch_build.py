@@ -103,6 +103,7 @@ def test_a_class_with_no_room_for_its_constructor_is_told() -> None:
         hatch_build.for_mypyc("@dataclass(slots=True)\nclass A:\n    x: int\nB = 1\n")
 
 
+@pytest.mark.interpreted("compiled classes have no signatures")
 @pytest.mark.parametrize("module", MODULES)
 def test_every_compiled_module_keeps_its_lines_and_its_names(module: str) -> None:
     """A traceback names the same line in both forms."""

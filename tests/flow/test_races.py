@@ -200,6 +200,7 @@ class LateQueue:
         self.queue.enqueue(message, lambda error: self.answers.append(lambda: done(error)))
 
 
+@pytest.mark.interpreted("a queue of another class")
 def test_a_message_that_a_load_shows_before_its_commit_is_told_goes_out_once(tmp_path: Path) -> None:
     """Deferred mail for the same destination is fetched while a new message is being committed."""
     agent = FakeAgent(None)

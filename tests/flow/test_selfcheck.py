@@ -73,6 +73,7 @@ def test_what_it_cannot_mend_is_told_in_a_few_lines(tmp_path: Path) -> None:
     with_queue(tmp_path, body)
 
 
+@pytest.mark.interpreted("a method is replaced")
 def test_a_whole_queue_is_looked_at_again_and_again_and_nothing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
