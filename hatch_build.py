@@ -112,8 +112,10 @@ def _is_constant(target: ast.expr) -> bool:
 def _final(value: ast.expr) -> str:
     """Members of an Enum are of its type: of a constant that can be this one member only, mypy concludes more than is true
     (what was compared with it can be nothing else, also behind a call that changes it)."""
-    if isinstance(value, ast.Attribute) and value.attr.isupper() and ast.unparse(value.value).istitle():
-        return f"Final[{ast.unparse(value.value)}]"
+    if isinstance(value, ast.Attribute) and value.attr.isupper():
+        owner = ast.unparse(value.value)
+        if owner.lstrip("_")[0].isupper():
+            return f"Final[{owner}]"
     return "Final"
 
 

@@ -34,14 +34,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-class Colour(Enum):
+class LightColour(Enum):
     RED = 1
     BLUE = 2
 
 LIMIT = 3
 """How many."""
 NAMES: dict[str, int] = {"a": 1}
-_RED, _BLUE = Colour.RED, Colour.BLUE
+_RED, _BLUE = LightColour.RED, LightColour.BLUE
 lower = 4
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def test_constants_are_final_and_members_keep_the_type_of_their_enum() -> None:
     lines = hatch_build.for_mypyc(SOURCE).split("\n")
     assert "LIMIT: Final = 3" in lines
     assert "NAMES: Final[dict[str, int]] = {'a': 1}" in lines
-    assert "_RED: Final[Colour] = Colour.RED; _BLUE: Final[Colour] = Colour.BLUE" in lines
+    assert "_RED: Final[LightColour] = LightColour.RED; _BLUE: Final[LightColour] = LightColour.BLUE" in lines
     assert "lower = 4" in lines
 
 
