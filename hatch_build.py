@@ -59,7 +59,7 @@ class Compiled(BuildHookInterface):
         """The libraries made of the sources in `folder`."""
         paths = [f"mailflow/{module}.py" for module in self.config["modules"]]
         for path in paths:
-            (folder / path).write_text(for_mypyc((folder / path).read_text()))
+            (folder / path).write_text(for_mypyc((folder / path).read_text("utf-8")), "utf-8")
         arguments = [f"--config-file={self.root}/pyproject.toml", *paths]
         (folder / "setup.py").write_text(SETUP.format(arguments=arguments))
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", "out"]
@@ -90,17 +90,19 @@ def for_mypyc(source: str) -> str:
 
 def _make_final(lines: list[str], node: ast.Assign | ast.AnnAssign) -> None:
     at = node.lineno - 1
+    if lines[at][node.end_col_offset :].lstrip()[:1] not in ("", "#"):
+        return  # not alone on its line
     if isinstance(node, ast.AnnAssign):
-        if isinstance(node.target, ast.Name) and _is_constant(node.target) and node.value is not None:
+        if _is_constant(node.target) and node.value is not None:
             kind, value = ast.unparse(node.annotation), ast.unparse(node.value)
-            lines[at] = f"{node.target.id}: Final[{kind}] = {value}"
+            lines[at] = f"{ast.unparse(node.target)}: Final[{kind}] = {value}"
         return
     target, value = node.targets[0], node.value
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
         pairs = list(zip(target.elts, value.elts, strict=True))
     else:
         pairs = [(target, value)]
-    if all(_is_constant(name) for name, _ in pairs):
+    if len(node.targets) == 1 and all(_is_constant(name) for name, _ in pairs):
         lines[at] = "; ".join(f"{ast.unparse(name)}: {_final(value)} = {ast.unparse(value)}" for name, value in pairs)
 
 
@@ -124,10 +126,11 @@ def _final(value: ast.expr) -> str:
 
 
 def _dataclass(node: ast.ClassDef) -> ast.Call | None:
-    """Its decorator, where it is a dataclass with options and without a parent."""
+    """Its decorator, where it is a dataclass without a parent, and with no options but those that are understood here."""
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "dataclass" and not node.bases:
-            return decorator
+            options = {ast.unparse(option) for option in decorator.keywords}
+            return decorator if options <= {"frozen=True", "slots=True"} else None
     return None
 
 
@@ -138,28 +141,29 @@ def _write_constructor(lines: list[str], node: ast.ClassDef, decorator: ast.Call
     if lines[behind]:
         raise SystemExit(f"no empty line behind class {node.name} for its constructor")
     lines[behind] = constructor
-    options = [ast.unparse(k) for k in decorator.keywords if k.arg not in ("frozen", "slots")]
-    frozen = any(k.arg == "frozen" for k in decorator.keywords)
-    lines[decorator.lineno - 1] = f"@dataclass({', '.join([*options, 'init=False', *['unsafe_hash=True'] * frozen])})"
+    frozen = any(option.arg == "frozen" for option in decorator.keywords)
+    lines[decorator.lineno - 1] = f"@dataclass(init=False{', unsafe_hash=True' * frozen})"
 
 
 def _constructor(node: ast.ClassDef) -> str | None:
     """In one line; None where the class has more to do when it is made."""
     parameters, steps = ["self"], []
     for field in node.body:
-        if isinstance(field, ast.FunctionDef) and field.name in ("__init__", "__post_init__"):
+        if isinstance(field, ast.FunctionDef) and field.name in ("__init__", "__post_init__", "__hash__", "__eq__"):
             return None
         if isinstance(field, ast.AnnAssign):
             name, kind, value = ast.unparse(field.target), ast.unparse(field.annotation), field.value
+            if any(word in kind for word in ("ClassVar", "InitVar", "KW_ONLY")):
+                return None
             if not isinstance(value, ast.Call):
                 parameters.append(f"{name}: {kind}" + (f" = {ast.unparse(value)}" if value is not None else ""))
                 steps.append(f"self.{name} = {name}")
                 continue
             options = {k.arg: ast.unparse(k.value) for k in value.keywords}
-            if options.keys() == {"default_factory"}:
+            if options.keys() == {"default_factory"} and not isinstance(field.annotation, ast.BinOp):
                 parameters.append(f"{name}: {kind} | None = None")
                 steps.append(f"self.{name} = ({options['default_factory']})() if {name} is None else {name}")
-            elif options.keys() == {"default", "init"}:
+            elif options.keys() == {"default", "init"} and options["init"] == "False":
                 steps.append(f"self.{name} = {options['default']}")
             else:
                 return None

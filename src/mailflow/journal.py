@@ -112,7 +112,7 @@ class Journal:
         elif action is _DELIVERED:
             name, status, level = "delivered", "delivered", 20
         else:
-            name, status, level = "bounced" if action is Action.FAILED else "deferred", action.value, 30
+            name, status, level = "bounced" if action is Action.FAILED else "deferred", action.value, Level.WARNING
         fields: dict[str, object] = {
             "id": report.queue_id,
             "from_": report.sender,

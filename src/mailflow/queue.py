@@ -262,7 +262,7 @@ class Queue:
     def change(self, command: Command, selection: Selection) -> AsyncGenerator[list[Changed], None]:
         """An administrator's command in steps, each durable when it is given out; the next begins when it is asked for.
 
-        At most ADMIN_AT_ONCE commands run, later ones wait. While other work waits for the disk, a command takes no more
+        At most `administration.ADMIN_AT_ONCE` commands run, later ones wait. While other work waits for the disk, a command takes no more
         than its share of the writer's time. Raises QueueError. Close it (`contextlib.aclosing`) to stop in between.
         """
         return self._administration.change(command, selection)

@@ -69,7 +69,7 @@ class Receipts:
     def __init__(self) -> None:
         self._open: weakref.WeakValueDictionary[str, Receipt] = weakref.WeakValueDictionary()
         self._asked = False
-        """Whether anybody ever did: most servers have no program around them."""
+        """Whether there ever was a receipt: most servers have no program around them."""
 
     def open(self, queue_id: str, recipients: list[str]) -> Receipt:
         """A receipt for a message that is about to be queued; `recipients`: the addresses as they were given."""

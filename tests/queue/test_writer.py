@@ -90,6 +90,7 @@ def test_an_error_that_nobody_foresaw_is_told_to_all_and_the_thread_goes_on(tmp_
     with_queue(tmp_path, body)
 
 
+@pytest.mark.interpreted("a constant is replaced")
 def test_a_settlement_waits_for_mail_to_share_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "PATIENCE_SECONDS", 3600.0)
 

@@ -1,6 +1,6 @@
 """The event log: one line for each thing that happens, and never a wait for the event loop (wish 31).
 
-Callers: every part calls `event("delivered", id=…, to=…)` where the thing happens; the server calls `reopen` and
+Callers: every part calls `event("delivered", id=…, to=…)` where the thing happens, or `record` with the fields in a dict; the server calls `reopen` and
 `close`. An event costs the loop an append to a bounded buffer. A writer thread formats and writes; it wakes up at
 once for the first event after a quiet time and then every `POLL_SECONDS` while there are more, so a burst costs
 one wake-up and few, large writes. Nothing is synced.

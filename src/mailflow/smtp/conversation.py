@@ -36,7 +36,7 @@ HELO_NAME_OCTETS = 255
 
 # A global is found faster than an enum's member, and every command asks.
 _START, _READY, _MAIL = State.START, State.READY, State.MAIL
-_RCPT, _DATA, _CHUNKS = State.RCPT, State.DATA, State.CHUNKS
+_RCPT, _CHUNKS = State.RCPT, State.CHUNKS
 
 # What a message without trouble is answered with: a handler gives these very objects, and their bytes are known.
 _MAIL_OK, _MAIL_OK_BYTES = replies.MAIL_OK, replies.MAIL_OK.encode()
