@@ -28,7 +28,7 @@ class Delays:
 
 
 def _to(seconds: float, parts: int) -> float:
-    """Rounded to so many parts of a second; `round` takes ten times as long, as it goes by way of the digits."""
+    """Rounded to so many parts of a second; `round` goes by way of the digits, which takes longer."""
     return (seconds * parts + 0.5) // 1 / parts
 
 
