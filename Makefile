@@ -26,7 +26,7 @@ help:
 	@echo 'make run          start the server with $(CONFIG)'
 	@echo 'make test         run the tests (TESTS=tests/e2e for some of them)'
 	@echo 'make check        format check, lint, types, layers, generated documents, tests'
-	@echo 'make compiled     install the compiled form, for 1.2 to 1.5 times as many small messages, into $(COMPILED) (needs a C compiler, some 3 minutes)'
+	@echo 'make compiled     install the compiled form, for 1.2 to 1.5 times as many small messages, into $(COMPILED) (needs a C compiler, some 4 minutes)'
 	@echo 'make test-compiled  the tests, of that'
 	@echo 'make format       let ruff format and mend what it can'
 	@echo 'make docs         write the generated documents anew'
