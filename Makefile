@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 COMPILED := .compiled
+FORM ?= compiled
 CONFIG ?= config/mailflow.toml
 TESTS ?= tests
 
@@ -20,13 +21,16 @@ for need in venv,ensurepip sys; do \
 done
 endef
 
+# Whether there is a compiler, and what it needs of the Python of $(VENV).
+CAN_COMPILE = { command -v cc >/dev/null && [ -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
+
 .PHONY: help run test check compiled test-compiled format docs bench bench-short torture fuzz clean distclean
 
 help:
-	@echo 'make run          start the server with $(CONFIG)'
+	@echo 'make run          start the server with $(CONFIG): compiled, where there is a compiler (else, or with FORM=interpreted, as it stands)'
 	@echo 'make test         run the tests (TESTS=tests/e2e for some of them)'
 	@echo 'make check        format check, lint, types, layers, generated documents, tests'
-	@echo 'make compiled     install the compiled form, for 1.2 to 1.5 times as many small messages, into $(COMPILED) (needs a C compiler, some 4 minutes)'
+	@echo 'make compiled     install the compiled form into $(COMPILED), as run does (needs a C compiler, some 2 minutes)'
 	@echo 'make test-compiled  the tests, of that'
 	@echo 'make format       let ruff format and mend what it can'
 	@echo 'make docs         write the generated documents anew'
@@ -37,7 +41,13 @@ help:
 	@echo 'make clean        remove what the tools left; make distclean: .venv and ./var (spool and mail!) too'
 
 run: $(VENV)/.installed
-	@exec $(BIN)/mailflow serve --hello --config $(CONFIG)
+	@bin=$(BIN); \
+	if [ '$(FORM)' = interpreted ]; then :; \
+	elif ! $(CAN_COMPILE); then \
+	  echo 'Not compiled, and so slower: no C compiler, or no headers of Python (Debian and Ubuntu: apt install gcc libc6-dev python3-dev)'; \
+	elif $(MAKE) --silent compiled; then bin=$(COMPILED)/bin; \
+	else echo 'It could not be compiled, and starts as it stands'; fi; \
+	exec $$bin/mailflow serve --hello --config $(CONFIG)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS) -m 'not slow'
@@ -52,7 +62,7 @@ check: $(VENV)/.dev
 
 compiled: $(COMPILED)/.installed
 
-test-compiled: $(COMPILED)/.installed
+test-compiled: $(COMPILED)/.dev
 	$(COMPILED)/bin/python -m pytest -o pythonpath=. -p no:cacheprovider $(TESTS) -m 'not slow'
 
 format: $(VENV)/.dev
@@ -116,17 +126,20 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 # The same from a wheel, with what a message passes compiled (docs/compiled.md); again when a source has changed.
-$(COMPILED)/.installed: $(VENV)/.dev hatch_build.py pyproject.toml $(shell find src -name '*.py')
-	@if ! command -v cc >/dev/null || ! [ -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; then \
+$(COMPILED)/.installed: $(VENV)/.installed hatch_build.py pyproject.toml $(shell find src -name '*.py')
+	@if ! $(CAN_COMPILE); then \
 	  echo 'The compiled form needs a C compiler and the headers of Python (Debian and Ubuntu: apt install gcc libc6-dev python3-dev)' >&2; exit 1; \
 	fi
-	@echo 'Compiling mailflow into $(COMPILED), which takes some minutes'
+	@echo 'Compiling mailflow into $(COMPILED), which takes some 2 minutes (make run FORM=interpreted starts without)'
 	@[ -e $(COMPILED)/bin/python ] || $(BIN)/python -m venv $(COMPILED)
-	@$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 $(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(COMPILED)/.dev: $(COMPILED)/.installed
+	@$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(COMPILED)/bin/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
 .PHONY: try-compiled
-try-compiled: $(VENV)/.dev
+try-compiled: $(VENV)/.installed
 	@$(MAKE) --no-print-directory compiled || echo 'Measured without the compiled form'

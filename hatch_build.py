@@ -17,11 +17,29 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SETUP = """
+import os
+from concurrent.futures import ThreadPoolExecutor
 from mypyc.build import mypycify
 from setuptools import setup
+from setuptools.command.build_ext import build_ext
 
-setup(name="mailflow", packages=[], ext_modules=mypycify({arguments!r}, opt_level="3", debug_level="0"))
+
+class Parallel(build_ext):
+    def build_extensions(self):
+        one = self.compiler.compile
+
+        def compile(sources, *args, **kwargs):
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return sum(pool.map(lambda source: one([source], *args, **kwargs), sources), [])
+
+        self.compiler.compile = compile
+        super().build_extensions()
+
+
+modules = mypycify({arguments!r}, opt_level="3", debug_level="0", multi_file=True)
+setup(name="mailflow", packages=[], ext_modules=modules, cmdclass=dict(build_ext=Parallel))
 """
+"""The program that calls mypyc: a file of C for each module, as many at a time as there are processors."""
 
 
 class Compiled(BuildHookInterface):
