@@ -20,10 +20,10 @@ from mailflow.store.writer import Writer
 
 ADMIN_AT_ONCE = 4
 """Administrator's commands under way; each has one step in a group commit."""
-ADMIN_SPARES = 4
+ADMIN_SPARES = 5
 """While mail comes and goes, a command leaves it the writer for at least so many times as long as its last step took. So it
-has a fifth of the writer's time at most, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
-ADMIN_RATE = 5000
+has a sixth of the writer's time at most, and mail keeps about 80 % of its rate (`python -m bench.size`)."""
+ADMIN_RATE = 4000
 """Messages a second. A command that is faster leaves the mail more,"""
 ADMIN_MOST_SPARES = 15
 """up to so many times as long as its last step took."""
