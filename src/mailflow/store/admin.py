@@ -1,8 +1,8 @@
 """The administrator's commands on the store: hold, release, delete, flush, in steps of bounded size.
 
 A command is an `AdminTask`; `step(store)` does the next part in one transaction and returns what it changed. Between two
-steps the writer commits mail, so that changing 1,000,000 messages delays nobody: a step adapts its size to take about
-STEP_SECONDS. A command over many messages is therefore not one transaction: after a crash the parts that were done
+steps the writer commits mail, and beside them the redo log takes what is usual (`writer.py`), so that changing 1,000,000 messages
+delays nobody: a step adapts its size to take about STEP_SECONDS. A command over many messages is therefore not one transaction: after a crash the parts that were done
 stay done.
 
 Which recipients are meant is found by `scan.py`, within the same transaction. One destination costs what it touches,
@@ -24,8 +24,10 @@ from mailflow.store.scan import Scan
 from mailflow.store.sqlite import Store
 from mailflow.store.values import Changed, Selection
 
-STEP_SECONDS = 0.02
-"""A step that took longer is followed by a smaller one: new mail waits for its 250 as long as a step takes."""
+STEP_SECONDS = 0.1
+"""A step that took longer is followed by a smaller one: new mail that is for the tables waits for its 250 as long as a step takes."""
+SHORT_STEP_SECONDS = 0.02
+"""The same where all new mail waits for it."""
 STEP_RECIPIENTS = 2000
 """Recipients changed in one transaction, at most."""
 SCANNED_RECIPIENTS = 5000
@@ -58,11 +60,14 @@ _ABOUT = {
 class AdminTask:
     """One command under way."""
 
-    def __init__(self, command: Command, selection: Selection, now: float, also: str = "TRUE") -> None:
-        """`also`: a further condition in SQL, on columns of `recipient`."""
+    def __init__(
+        self, command: Command, selection: Selection, now: float, also: str = "TRUE", seconds: float = STEP_SECONDS
+    ) -> None:
+        """`also`: a further condition in SQL, on columns of `recipient`; `seconds`: what a step may take."""
         self.seconds = 0.0
         """What the last step took."""
         self._command = command
+        self._may_take = seconds
         self._now = now
         self._scan = Scan(selection, now, f"{_ABOUT[command]} AND {also}", look=SCANNED_RECIPIENTS)
         self._most = SMALLEST_STEP
@@ -80,9 +85,9 @@ class AdminTask:
             for key in gone:
                 store.delete_file(key)
         self.seconds = time.perf_counter() - begun
-        if self.seconds > STEP_SECONDS:
+        if self.seconds > self._may_take:
             self._most = max(SMALLEST_STEP, self._most // 2)
-        elif len(rows) >= self._most and self.seconds < STEP_SECONDS / 2:
+        elif len(rows) >= self._most and self.seconds < self._may_take / 2:
             self._most = min(STEP_RECIPIENTS, self._most * 2)
         return _changed(rows)
 

@@ -1,4 +1,4 @@
-"""What goes through the writer together, and what became of it. Only data: `writer.py` fills it, `commit.py` writes it."""
+"""What goes through the writer together, and what became of it; an administrator's step. Only data: `writer.py` fills it, `commit.py` writes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ class Batch:
     message_done: list[Done] = field(default_factory=list)
     work: list[Settlement] = field(default_factory=list)
     work_done: list[Done] = field(default_factory=list)
-    admin: list[Admin] = field(default_factory=list)
     weight: int = 0
     """Bytes of its messages and of the settlements' new ones, rows included (`room.weight`)."""
     packed: Packed | None = None
@@ -68,7 +67,6 @@ class Batch:
     alone until then. It is durable all the same, unless it is in `unsettled` too."""
     left: dict[int, int] = field(default_factory=dict)
     """Message id → recipients left, for messages of which only some have been settled."""
-    finished: list[tuple[Admin, list[Any] | QueueError]] = field(default_factory=list)
     free: int | None = None
     """Free space after the commit, when it was looked up."""
     folded: QueueError | None = None

@@ -1,6 +1,7 @@
 """The writer thread's work on one batch: what is refused, committed, tried again. Synchronous, knows no loop.
 
-`Committer.write(batch)` returns when all of the batch has been decided; it raises nothing. Mail that would use up the
+`Committer.write(batch)` returns when all of the batch has been decided; `step` takes a step of an administrator's command,
+beside which the loop may write the redo log. Both raise nothing. Mail that would use up the
 reserve is refused before it is written. When a commit fails:
 - no space: the log is copied into the database, so that it is written again from its beginning, and the batch is tried
   once more, settlements first and in ever smaller parts, for they make room. Then messages are refused with QueueFull
@@ -18,11 +19,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mailflow.errors import QueueError, QueueFull
 from mailflow.store.aside import Aside
-from mailflow.store.batch import Batch
+from mailflow.store.batch import Admin, Batch
 from mailflow.store.failure import StoreBroken, StoreDamaged, failure
 from mailflow.store.fold import fold
 from mailflow.store.room import BATCH_BYTES, COPIES, GROW_BYTES, need
@@ -50,6 +51,8 @@ class Committer:
         self._set = len(aside.keys)
         """Recipients that are set aside, noted or not."""
         self._reserve = reserve
+        self._broken: StoreBroken | None = None
+        """Why the store is to be opened anew: the loop must not be at the redo log then, so the next batch does it."""
 
     def write(self, batch: Batch) -> None:
         """All of the batch, as far as it goes."""
@@ -58,7 +61,25 @@ class Committer:
         except Exception as error:  # noqa: BLE001 -- nobody foresaw it; a thread that ended would answer nobody ever
             self._lost(batch, error)
 
+    def step(self, admin: Admin) -> list[Any] | QueueError:
+        """The next step of an administrator's command: what it changed, or why it could not. Knows nothing of the redo log."""
+        if error := self.dead or self._broken:
+            return error
+        try:
+            return admin.task.step(self._store)
+        except StoreBroken as broken:
+            self._broken = broken
+            return broken
+        except QueueError as failed:
+            return failed
+        except Exception as unforeseen:  # noqa: BLE001 -- as in `write`
+            self.dead = failure(unforeseen, "an administrator's command")
+            return self.dead
+
     def _write(self, batch: Batch) -> None:
+        if self._broken:
+            broken, self._broken = self._broken, None
+            self._recover(batch, [], [], broken)
         fresh = self._store.fresh
         if batch.packed and self.dead is None and not fresh.spoilt and fresh.write(batch.packed):
             batch.free = self._free_bytes() if batch.look else None
@@ -73,10 +94,8 @@ class Committer:
             full = self._commit(batch, messages, work)
             if full:
                 self._squeeze(batch, messages, work, full)
-        if batch.fold or batch.admin:
+        if batch.fold:
             batch.folded = self._fold(batch)
-        if batch.admin:
-            self._administer(batch)
         if batch.look:
             batch.free = self._free_bytes()
         if fresh.stuck:
@@ -115,8 +134,6 @@ class Committer:
         self.dead = self.dead or failure(error, "writing the queue")
         self._leave(batch, list(range(len(batch.work))), self.dead)
         batch.refused.update(dict.fromkeys(range(len(batch.messages)), self.dead))
-        told = {id(admin) for admin, _ in batch.finished}
-        batch.finished += [(admin, self.dead) for admin in batch.admin if id(admin) not in told]
         batch.broken = batch.folded = self.dead
 
     def _guard(self, batch: Batch) -> None:
@@ -268,20 +285,6 @@ class Committer:
     def _leave(self, batch: Batch, work: Places, error: QueueError) -> None:
         for i in work:
             batch.unsettled[i] = error
-
-    def _administer(self, batch: Batch) -> None:
-        """A step of each administrator's command; who asked for it asks for the next one."""
-        for admin in batch.admin:
-            if self.dead is not None:
-                batch.finished.append((admin, self.dead))
-                continue
-            try:
-                batch.finished.append((admin, admin.task.step(self._store)))
-            except StoreBroken as error:
-                batch.finished.append((admin, error))
-                self._recover(batch, [], [], error)
-            except QueueError as error:
-                batch.finished.append((admin, error))
 
 
 def _those(all_of_them: list[T], places: Places) -> list[T]:

@@ -4,7 +4,8 @@ A message with one recipient that is due, and its content in memory, goes to the
 recipient leaves. Everything else (several recipients, deferrals, large contents, administration) is the tables' affair, and
 takes what is here along: `fold.py`.
 
-It belongs to the event loop while the thread that writes has nothing to do, and to that thread else; but the loop may look into
+It belongs to the event loop while the thread that writes has nothing to do, or takes a step of an administrator's command, and to that thread
+else; but the loop may look into
 `entries` and `gone` at any time: what was acknowledged is there.
 """
 

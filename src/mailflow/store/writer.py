@@ -2,7 +2,8 @@
 
 The loop side collects what arrives while a commit runs; the thread makes one transaction of it (`commit.py`), and one
 `call_soon_threadsafe` brings all its answers back. Everything here runs on the loop except `_work`; a `Batch` belongs
-to one side at a time, so there is no lock.
+to one side at a time, so there is no lock. While the thread takes a step of an administrator's command, which leaves the redo
+log alone, the loop goes on to write mail there.
 
 The reserve of free space is kept by counting what is handed to the thread (`room.py`); when the count touches it, or
 the last look is a second old, the thread looks before it writes, and refuses what does not fit.
@@ -19,6 +20,7 @@ from functools import partial
 from itertools import chain
 from queue import SimpleQueue
 from threading import Thread
+from typing import Any
 
 from mailflow.envelope import Message
 from mailflow.errors import QueueError, QueueFull
@@ -27,6 +29,7 @@ from mailflow.store.aio import Syncs
 from mailflow.store.aside import Aside
 from mailflow.store.batch import Admin, Batch, Done
 from mailflow.store.commit import Committer
+from mailflow.store.failure import StoreBroken
 from mailflow.store.fresh import FOLD_SECONDS, Packed
 from mailflow.store.room import Room, weight
 from mailflow.store.sqlite import Store
@@ -78,12 +81,14 @@ class Writer:
         self._open: Batch | None = None
         """The last of `_next`, while it takes more."""
         self._busy = False
+        self._steps = 0
+        """Of administrators' commands, with the thread."""
         self._scheduled = False
         self._patience: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._fold_timer: asyncio.TimerHandle | None = None
         self._looked = loop.time()
-        self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Batch | Admin | None] = SimpleQueue()
         self._failed: QueueError | None = None
         self._kept: list[tuple[Settlement, Done]] = []
         self._idle: asyncio.Future[None] | None = None
@@ -98,6 +103,11 @@ class Writer:
     def failed(self) -> bool:
         """Whether the store has failed for good."""
         return self._failed is not None
+
+    @property
+    def beside(self) -> bool:
+        """Whether mail goes on while the thread takes a step of an administrator's command."""
+        return self._syncs is not None and self._store.fresh.used
 
     # What comes
 
@@ -126,12 +136,24 @@ class Writer:
             self._open = None
 
     def administer(self, admin: Admin) -> None:
-        """Runs the next step of an administrator's command, with the next batch."""
-        self._urgent().admin.append(admin)
+        """Takes the next step of an administrator's command, when all that was acknowledged is in the tables."""
+        self.fold(partial(self._step, admin))
+
+    def _step(self, admin: Admin, _error: QueueError | None) -> None:
+        self._steps += 1
+        self._inbox.put(admin)
 
     def fold(self, done: Done) -> None:
-        """`done(None)` when all that was acknowledged is in the tables, `done(error)` when it cannot be put there."""
-        self._urgent().fold.append(done)
+        """`done(None)` when all that was acknowledged is in the tables, `done(error)` when it cannot be put there.
+
+        It has a batch without mail, for mail beside it would go to the tables too, and soon leave them again.
+        """
+        if self._next and self._next[-1].fold:
+            self._next[-1].fold.append(done)
+            return
+        self._open = None
+        self._next.append(Batch(fold=[done]))
+        self._schedule()
 
     # Room
 
@@ -212,7 +234,7 @@ class Writer:
             batch.look = True
             self._looked = now
         self._busy = True
-        if not (doubted or batch.admin or batch.fold):
+        if not (doubted or batch.fold):
             batch.packed = self._pack(batch)
             if batch.packed and not batch.look and not self._failed and self._sync(batch, batch.packed):
                 return
@@ -252,12 +274,26 @@ class Writer:
 
     def _work(self) -> None:
         """The thread."""
-        while (batch := self._inbox.get()) is not None:
-            self._committer.write(batch)
+        answer: Callable[[], None]
+        while (item := self._inbox.get()) is not None:
+            if isinstance(item, Admin):
+                answer = partial(self._stepped, item, self._committer.step(item), self._committer.dead)
+            else:
+                self._committer.write(item)
+                answer = partial(self._written, item)
             try:
-                self._loop.call_soon_threadsafe(self._written, batch)
+                self._loop.call_soon_threadsafe(answer)
             except RuntimeError:  # the loop was closed under us: nobody is left to be answered
                 return
+
+    def _stepped(self, admin: Admin, result: list[Any] | QueueError, dead: QueueError | None) -> None:
+        """A step has come back."""
+        self._steps -= 1
+        self._call(admin.done, result)
+        self._fail(dead)
+        if isinstance(result, StoreBroken):
+            self.fold(_nobody)  # the next batch opens the store anew
+        self._rest()
 
     def _written(self, batch: Batch) -> None:
         """A batch has come back: the answers go out, and what they bring about goes with the next batch.
@@ -272,16 +308,23 @@ class Writer:
         self._answer(batch)
         if self._fold_timer is None and self._store.fresh.unfolded and not self._idle:
             self._fold_timer = self._loop.call_later(FOLD_SECONDS, self._tend)
-        if batch.broken and not self._failed:
-            self._failed = batch.broken
-            if self.on_failure:
-                self._call(self.on_failure, batch.broken)
+        self._fail(batch.broken)
         if batch.messages or batch.work:
             self.mail_commits += 1
             if self.on_commit:
                 self._call(self.on_commit)
         self._schedule()
-        if self._idle and not self._next and not self._idle.done():
+        self._rest()
+
+    def _fail(self, dead: QueueError | None) -> None:
+        if dead and not self._failed:
+            self._failed = dead
+            if self.on_failure:
+                self._call(self.on_failure, dead)
+
+    def _rest(self) -> None:
+        """Tells `close` when there is nothing more to do."""
+        if self._idle and not (self._busy or self._next or self._steps or self._idle.done()):
             self._idle.set_result(None)
 
     def _tend(self) -> None:
@@ -309,8 +352,6 @@ class Writer:
                 self._call(self.on_aside, message, str(why))
         for done in batch.fold:
             self._call(done, batch.folded)
-        for admin, result in batch.finished:
-            self._call(admin.done, result)
         for looker in batch.lookers:
             if not looker.done():
                 looker.set_result(None)
@@ -383,7 +424,7 @@ class Writer:
         if self._retry:
             self._retry.cancel()
             self._settle_kept()
-        if self._busy or self._next:
+        if self._busy or self._next or self._steps:
             self._idle = self._loop.create_future()
             self._schedule()
             await self._idle
