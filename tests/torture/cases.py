@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture import cases_damage, cases_disk, cases_kill, cases_power, cases_world
+from tests.torture import cases_commands, cases_damage, cases_disk, cases_kill, cases_power, cases_world
 from tests.torture.ledger import Row
 from tests.torture.rig import Rig
 
@@ -43,6 +43,8 @@ CASES = (
     Case(cases_kill.at_names, short=1, long=40),
     Case(cases_kill.at_lengths, short=1, long=10),
     Case(cases_kill.under_smtp_source, short=1, long=20),
+    Case(cases_commands.killed, short=2, long=60),
+    Case(cases_commands.power_loss, short=1, long=40),
     Case(cases_disk.errors, short=1, long=60),
     Case(cases_disk.no_space, short=1, long=60),
     Case(cases_disk.slow, short=1, long=3),

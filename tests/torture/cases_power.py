@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from signal import SIGKILL
 
 from tests.support.server import Server
@@ -50,11 +49,7 @@ def loss_after_failing_syncs(rig: Rig) -> Row:
 
 
 def _round(rig: Rig, hurt: Callable[[Disk], None] | None) -> None:
-    rig.server()  # its configuration
-    base = rig.folder / "base"
-    shutil.copytree(rig.root, base)
-    with Disk(rig.folder / "power", rig.root, journal=True) as disk:
-        disk.slow(SYNC_SECONDS)
+    with until_the_power_goes(rig) as disk:
         if hurt:
             hurt(disk)
         elif rig.chance.random() < 0.5:
@@ -62,7 +57,23 @@ def _round(rig: Rig, hurt: Callable[[Disk], None] | None) -> None:
         server = rig.server(disk).launch()
         wait_for(lambda: server.ready_line or server.ended, "the start or the end")
         _load(rig, server, disk)
-        _lose(rig, base, disk)
+
+
+@contextmanager
+def until_the_power_goes(rig: Rig) -> Iterator[Disk]:
+    """The disk of a server that is dead when the block ends; then its folder becomes what the power loss left of it."""
+    rig.server()  # its configuration
+    base = rig.folder / "base"
+    shutil.copytree(rig.root, base)
+    with Disk(rig.folder / "power", rig.root, journal=True) as disk:
+        disk.slow(SYNC_SECONDS)
+        yield disk
+        work = rig.folder / "work"
+        lost = PowerLoss(base, disk.journal, work, rig.chance)
+        shutil.rmtree(rig.root)
+        lost.leave(rig.root)
+        shutil.rmtree(work)
+        shutil.rmtree(base)
 
 
 def _load(rig: Rig, server: Server, disk: Disk) -> None:
@@ -77,13 +88,3 @@ def _load(rig: Rig, server: Server, disk: Disk) -> None:
             wait_for(lambda: server.ended or disk[Control.FAIL_COUNT] <= 0, "the failures", FAILURES_SECONDS)
         rig.pause(LONGEST_SECONDS)
         rig.crash(server, disk.failed_at)
-
-
-def _lose(rig: Rig, base: Path, disk: Disk) -> None:
-    """The server's folder becomes what the power loss left of it."""
-    work = rig.folder / "work"
-    lost = PowerLoss(base, disk.journal, work, rig.chance)
-    shutil.rmtree(rig.root)
-    lost.leave(rig.root)
-    shutil.rmtree(work)
-    shutil.rmtree(base)
