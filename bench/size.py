@@ -4,7 +4,8 @@ usage: python -m bench.size [--short] [--sizes N,N,…] [--seconds S] [--work DI
 
 For each size a spool is filled through the store's own commits, then a server is started on it and the operator's
 commands are run as an operator runs them, each in a process of its own. Mail that goes through beside it (in by SMTP, out
-to a sink) shows what a message costs, and how much of its rate is left while a tenth of the queue is deleted by a condition.
+to a sink) shows what a message costs, and how much of its rate is left while a tenth of a million is deleted by a condition
+(`deletion.py`).
 `--write` puts table and plot into docs/ (performance.md between its marks, size.svg). Every figure is one line of JSON in
 bench/results/ too.
 """
@@ -20,10 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.deletion import delete_beside_mail
 from bench.load import Case, SinkProcess, measure
 from bench.machine import cpu_seconds, describe
 from bench.plot import line_plot
@@ -36,8 +38,8 @@ from mailflow.store.sqlite import Store
 FULL = (0, 10_000, 100_000, 1_000_000)
 SHORT = (0, 20_000)
 PER_SITE = 100
-DELETE_LIMIT = 300.0
-"""Seconds of mail beside a deletion, at most."""
+FEWEST_TO_DELETE = 1_000_000
+"""In a smaller queue a tenth is gone before it can be told what it costs the mail."""
 BATCH = 1000
 CONTENT = b"Subject: waiting\r\n\r\n" + b"x" * 1000
 CASE = Case(20, 1024, True)
@@ -111,17 +113,13 @@ class Operator:
         self._base = [sys.executable, "-m", "mailflow", "queue"]
         self._config = ["--config", str(server.folder / "mailflow.toml")]
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen([*self._base, *words, *self._config], stdout=subprocess.PIPE, text=True)
-
     def __call__(self, *words: str) -> tuple[float, str]:
         """Seconds, and what it printed."""
         begun = time.perf_counter()
-        with self.start(*words) as process:
-            out, _ = process.communicate()
-        if process.returncode:
-            sys.exit(f"mailflow queue {' '.join(words)}: exit code {process.returncode}")
-        return time.perf_counter() - begun, out
+        done = subprocess.run([*self._base, *words, *self._config], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"mailflow queue {' '.join(words)}: exit code {done.returncode}")
+        return time.perf_counter() - begun, done.stdout
 
 
 def measure_size(messages: int, sink: SinkProcess, folder: Path, seconds: float) -> Iterator[tuple[str, float]]:
@@ -164,20 +162,11 @@ def _commands(server: Filled, sink: SinkProcess, messages: int, seconds: float) 
     yield "flush one site (asked on the socket) s", time.perf_counter() - begun
     if len(flushed) != PER_SITE:
         sys.exit(f"{len(flushed)} messages flushed, not {PER_SITE}")
-    alone = _mail(server, sink, seconds)[0]
-    begun = time.perf_counter()
-    beside, deleted, took = 0.0, 0, 0.0
-    with operator.start("delete", "--sender", "tenth@*") as process:
-        # In long runs, for in the pauses between two nothing holds the command back.
-        beside = _mail(server, sink, DELETE_LIMIT, lambda: process.poll() is not None, run=2 * seconds)[0]
-        out, _ = process.communicate()
-        took = time.perf_counter() - begun
-        deleted = int(out.partition(" ")[0])
-    if deleted != messages // 10:
-        sys.exit(f"{deleted} recipients deleted, not {messages // 10}: {out}")
-    yield "delete a tenth s", took
-    alone = (alone + _mail(server, sink, seconds)[0]) / 2  # just before and just after, for the machine has moods
-    yield "rate meanwhile %", 100 * beside / alone
+    if messages >= FEWEST_TO_DELETE:
+        beside = delete_beside_mail(server, sink, CASE, server.spool / "control.sock", "tenth@*")
+        yield "delete a tenth, beside mail without a pause s", messages / 10 / beside.rate
+        yield "the mail's rate meanwhile %", 100 * beside.kept
+        yield "standard error of that %", 100 * beside.error
     busy = cpu_seconds(server.pid)
     yield (
         "delete the oldest tenth, no mail beside s",
@@ -189,17 +178,12 @@ def _commands(server: Filled, sink: SinkProcess, messages: int, seconds: float) 
     yield "given back MiB", (before - _blocks(server.spool)) / 2**20
 
 
-def _mail(
-    server: Mailflow, sink: SinkProcess, seconds: float, until: Callable[[], bool] = lambda: False, run: float = 1.0
-) -> tuple[float, float, float]:
-    """Mail through the server for so long, or until something has happened: messages/s, CPU ms each, MiB of memory.
-
-    In runs of so many seconds, between which there is a pause.
-    """
+def _mail(server: Mailflow, sink: SinkProcess, seconds: float) -> tuple[float, float, float]:
+    """Mail through the server for so long, in runs of a second: messages/s, CPU ms each, MiB of memory."""
     probe = measure(server, sink, CASE, 200)
-    count = max(200, int(probe.end_to_end_rate * min(seconds, run)))
+    count = max(200, int(probe.end_to_end_rate * min(seconds, 1.0)))
     rates, cpus, memory, end = [], [], 0.0, time.monotonic() + seconds
-    while not rates or (time.monotonic() < end and not until()):
+    while not rates or time.monotonic() < end:
         result = measure(server, sink, CASE, count)
         if result.error:
             sys.exit(result.error)
