@@ -25,7 +25,7 @@ from tests.torture.rig import DRAIN_SECONDS, Rig
 
 PEER = Peer("192.0.2.1", 40_000, "client.test", "client", "ESMTP")
 BACKLOG = 6_000
-"""Messages to be deleted, at the start of a generation; a server deletes some 4,500 a second."""
+"""Messages to be deleted, at the start of a generation; a server deletes up to 4,000 a second."""
 KEPT = 200
 """Of another sender, beside them."""
 CONTENT = b"Subject: waiting\r\n\r\n" + b"x" * 1_000

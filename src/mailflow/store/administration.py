@@ -25,7 +25,7 @@ ADMIN_SPARES = 5
 ADMIN_SPARES_BESIDE = 1
 """The same where mail goes on during the step and the step has changed something: most of what it costs is then its number
 of steps, and mail keeps about 85 % of its rate (`python -m bench.size`)."""
-ADMIN_RATE = 4500
+ADMIN_RATE = 4000
 """Messages a second. A command that is faster leaves the mail more,"""
 ADMIN_MOST_SPARES = 15
 """up to so many times as long as its last step took."""
