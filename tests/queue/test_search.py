@@ -275,7 +275,7 @@ def test_a_command_that_is_through_does_not_wait_for_the_mail_beside_it(
     [
         (False, 0.01, 0, 0.05),
         (False, 0.01, 180, 0.05),
-        (False, 0.01, 450, 0.09),
+        (False, 0.01, 450, 0.1025),
         (False, 0.001, 450, 0.015),
         (False, 1.0, 450, 1.0),
         (True, 0.01, 0, 0.05),
